@@ -1,0 +1,2 @@
+//! `uwt`, the launcher.
+fn main() {}

@@ -1,0 +1,2 @@
+//! `uwtctl`, the manager.
+fn main() {}
