@@ -1,1 +1,44 @@
-//! The LD_PRELOAD shim.
+//! The LD_PRELOAD shim: takes a program's network calls to Tor's SOCKS port, or refuses them.
+//!
+//! A hook translates C's calling convention and nothing more; the operation behind it does the work
+//! over `uwt-core`. Two files alone touch the system: [`real`] finds libc's own functions, [`sys`]
+//! makes raw system calls. No threads, no std I/O, no allocation where it can do without: this code
+//! lives in every process of a run.
+
+// hook! of redhook catches a panic and then calls the *real* function: it would fail open.
+#[cfg(not(any(panic = "abort", doc)))]
+compile_error!("libtorshim must be built with panic = \"abort\": redhook fails open under unwind");
+
+mod addr;
+mod dlsym;
+mod fds;
+mod hook;
+mod log;
+mod real;
+mod state;
+mod sys;
+
+/// Marks the library as the shim, and of which version; the launcher looks for it before it execs.
+#[unsafe(no_mangle)]
+pub static uwt_torshim_version: [u8; 6] = *b"0.1.0\0";
+
+/// Runs before the program's main(), with main()'s arguments (glibc passes them to .init_array).
+extern "C" fn constructor(
+    _argc: libc::c_int,
+    _argv: *const *const libc::c_char,
+    _envp: *const *const libc::c_char,
+) {
+    std::panic::set_hook(Box::new(|info| {
+        log::panic(info);
+    }));
+    state::get();
+    hook::prime_all();
+}
+
+#[used]
+#[unsafe(link_section = ".init_array")]
+static CONSTRUCTOR: extern "C" fn(
+    libc::c_int,
+    *const *const libc::c_char,
+    *const *const libc::c_char,
+) = constructor;
