@@ -55,7 +55,14 @@ macro_rules! families {
 }
 
 families! {
+    connect,
+    datagram,
+    epoll,
     fds,
+    rights,
+    socket,
+    stream,
+    wait,
 }
 
 /// Sets errno and gives -1, as libc's calls fail.

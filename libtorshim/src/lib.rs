@@ -10,13 +10,24 @@
 compile_error!("libtorshim must be built with panic = \"abort\": redhook fails open under unwind");
 
 mod addr;
+mod carry;
+mod connect;
+mod datagram;
 mod dlsym;
+mod epoll;
 mod fds;
 mod hook;
+mod lock;
 mod log;
 mod real;
+mod rights;
+mod socket;
 mod state;
+mod stream;
+mod swap;
 mod sys;
+mod table;
+mod wait;
 
 /// Marks the library as the shim, and of which version; the launcher looks for it before it execs.
 #[unsafe(no_mangle)]
@@ -32,6 +43,7 @@ extern "C" fn constructor(
         log::panic(info);
     }));
     state::get();
+    table::register_fork();
     hook::prime_all();
 }
 
