@@ -137,13 +137,17 @@ fn open(handoff: &Handoff<'static>, fd: Fd, family: i32) -> Result<bool, Errno> 
     let socks = match handoff.policy.socks {
         Socks::Unix(path) => {
             let proxy = Address::unix(path);
-            return swap::connect(fd, &proxy).map(|()| true).map_err(|e| unreachable(handoff, e));
+            return swap::connect(fd, &proxy)
+                .map(|()| true)
+                .map_err(|e| unreachable(handoff, e));
         }
         Socks::Ip(addr) => addr,
     };
     if family == libc::AF_INET && socks.is_ipv6() {
         let proxy = Address::new(socks, libc::AF_INET6);
-        return swap::connect(fd, &proxy).map(|()| true).map_err(|e| unreachable(handoff, e));
+        return swap::connect(fd, &proxy)
+            .map(|()| true)
+            .map_err(|e| unreachable(handoff, e));
     }
     // Data with the SYN would go before the handshake.
     let _ = sys::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT, 0);
@@ -159,8 +163,17 @@ fn open(handoff: &Handoff<'static>, fd: Fd, family: i32) -> Result<bool, Errno> 
         // Bound to an address or device from which the SOCKS port cannot be reached: the binding has
         // no meaning behind Tor, so a fresh socket takes its place.
         Err(_) => {
-            let proxy = Address::new(socks, if socks.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 });
-            swap::connect(fd, &proxy).map(|()| true).map_err(|e| unreachable(handoff, e))
+            let proxy = Address::new(
+                socks,
+                if socks.is_ipv4() {
+                    libc::AF_INET
+                } else {
+                    libc::AF_INET6
+                },
+            );
+            swap::connect(fd, &proxy)
+                .map(|()| true)
+                .map_err(|e| unreachable(handoff, e))
         }
     }
 }

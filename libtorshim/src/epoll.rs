@@ -7,8 +7,8 @@
 
 use crate::carry::{self, Step};
 use crate::hook::{fail, hooks};
-use crate::table::{self, REGISTRATIONS, Registration, Table};
 use crate::sys::{self, Fd};
+use crate::table::{self, REGISTRATIONS, Registration, Table};
 use libc::{c_int, epoll_event, sigset_t, timespec};
 use redhook::real;
 use uwt_core::errno::Errno;
@@ -53,7 +53,10 @@ fn sift(epfd: Fd, events: &mut [epoll_event]) -> usize {
         table::with(|t| {
             let i = data as u32;
             let registered = t.at(i).is_some_and(|e| {
-                e.in_progress() && e.registrations[..e.registered].iter().any(|r| r.epfd == epfd)
+                e.in_progress()
+                    && e.registrations[..e.registered]
+                        .iter()
+                        .any(|r| r.epfd == epfd)
             });
             if registered {
                 if let Step::Wait(event) = carry::advance(t, i) {

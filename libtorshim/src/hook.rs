@@ -62,6 +62,7 @@ families! {
     rights,
     socket,
     stream,
+    syscall,
     wait,
 }
 

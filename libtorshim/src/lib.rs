@@ -26,7 +26,9 @@ mod state;
 mod stream;
 mod swap;
 mod sys;
+mod syscall;
 mod table;
+mod unwind;
 mod wait;
 
 /// Marks the library as the shim, and of which version; the launcher looks for it before it execs.

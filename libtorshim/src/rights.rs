@@ -25,7 +25,8 @@ pub fn is_foreign(fd: Fd) -> bool {
                 return false;
             };
             let peer = name.get(..n).and_then(Address::from_bytes);
-            peer.and_then(|a| a.ip()).is_none_or(|a| !is_loopback(a.ip()))
+            peer.and_then(|a| a.ip())
+                .is_none_or(|a| !is_loopback(a.ip()))
         }
     }
 }

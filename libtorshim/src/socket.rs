@@ -67,7 +67,11 @@ fn admit(fd: Fd) -> Result<Fd, Errno> {
     let Ok(n) = sys::getpeername(fd, &mut name) else {
         return Ok(fd);
     };
-    let Some(from) = name.get(..n).and_then(Address::from_bytes).and_then(|a| a.ip()) else {
+    let Some(from) = name
+        .get(..n)
+        .and_then(Address::from_bytes)
+        .and_then(|a| a.ip())
+    else {
         return Ok(fd);
     };
     let refusal = match state::get().handoff() {

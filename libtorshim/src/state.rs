@@ -7,6 +7,7 @@
 use crate::sys;
 use core::cell::UnsafeCell;
 use core::ffi::CStr;
+use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use uwt_core::handoff::{self, Handoff, LogLevel, PORTS_MAX};
 use uwt_core::isolation::Process;
@@ -32,7 +33,7 @@ const VARIABLE_MAX: usize = PREFIX.len() + handoff::MAX + 1;
 
 struct Global {
     ready: AtomicU32,
-    cell: UnsafeCell<State>,
+    cell: UnsafeCell<MaybeUninit<State>>,
 }
 
 // SAFETY: `cell` is written by the one thread that moves `ready` from 0 to 1, and read only once
@@ -41,16 +42,8 @@ unsafe impl Sync for Global {}
 
 static GLOBAL: Global = Global {
     ready: AtomicU32::new(0),
-    cell: UnsafeCell::new(State {
-        handoff: None,
-        names: None,
-        variable: [0; VARIABLE_MAX],
-        variable_len: 0,
-        ports: [0; PORTS_MAX * 2],
-        shim_file: (0, 0),
-        own_name: [0; 65],
-        own_name_len: 0,
-    }),
+    // Uninitialised, so that it lies in .bss and costs the file nothing.
+    cell: UnsafeCell::new(MaybeUninit::uninit()),
 };
 
 /// This process's state; reads the environment the first time.
@@ -59,7 +52,7 @@ pub fn get() -> &'static State {
         initialise();
     }
     // SAFETY: `ready` is 2: written, and not written again.
-    unsafe { &*GLOBAL.cell.get() }
+    unsafe { (*GLOBAL.cell.get()).assume_init_ref() }
 }
 
 fn initialise() {
@@ -71,7 +64,7 @@ fn initialise() {
         Ok(_) => {
             // SAFETY: this thread alone moved `ready` to 1. The reference does not outlive the block,
             // and `fill` calls nothing that comes back here.
-            unsafe { (*GLOBAL.cell.get()).fill() };
+            unsafe { (*GLOBAL.cell.get()).write(State::empty()).fill() };
             GLOBAL.ready.store(2, Ordering::Release);
         }
         Err(_) => {
@@ -85,6 +78,19 @@ fn initialise() {
 }
 
 impl State {
+    const fn empty() -> State {
+        State {
+            handoff: None,
+            names: None,
+            variable: [0; VARIABLE_MAX],
+            variable_len: 0,
+            ports: [0; PORTS_MAX * 2],
+            shim_file: (0, 0),
+            own_name: [0; 65],
+            own_name_len: 0,
+        }
+    }
+
     /// `self` is the static in [`GLOBAL`].
     fn fill(&'static mut self) {
         self.own_name_len = sys::nodename(&mut self.own_name);
