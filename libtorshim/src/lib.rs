@@ -31,10 +31,6 @@ mod table;
 mod unwind;
 mod wait;
 
-/// Marks the library as the shim, and of which version; the launcher looks for it before it execs.
-#[unsafe(no_mangle)]
-pub static uwt_torshim_version: [u8; 6] = *b"0.1.0\0";
-
 /// Runs before the program's main(), with main()'s arguments (glibc passes them to .init_array).
 extern "C" fn constructor(
     _argc: libc::c_int,
@@ -56,3 +52,34 @@ static CONSTRUCTOR: extern "C" fn(
     *const *const libc::c_char,
     *const *const libc::c_char,
 ) = constructor;
+
+/// Says what this library is, as an ELF note (elf(5)): the launcher reads it before it execs, so that
+/// a stale or foreign library is refused.
+#[repr(C)]
+struct Note {
+    name_size: u32,
+    description_size: u32,
+    kind: u32,
+    name: [u8; 4],
+    description: [u8; DESCRIPTION.len()],
+}
+
+const DESCRIPTION: &[u8] = concat!("uwt-torshim ", env!("CARGO_PKG_VERSION"), "\0\0\0").as_bytes();
+
+#[used]
+#[unsafe(link_section = ".note.uwt")]
+static NOTE: Note = Note {
+    name_size: 4,
+    description_size: DESCRIPTION.len() as u32,
+    kind: 1,
+    name: *b"uwt\0",
+    description: {
+        let mut d = [0; DESCRIPTION.len()];
+        let mut i = 0;
+        while i < d.len() {
+            d[i] = DESCRIPTION[i];
+            i += 1;
+        }
+        d
+    },
+};

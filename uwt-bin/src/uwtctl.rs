@@ -1,2 +1,227 @@
-//! `uwtctl`, the manager.
-fn main() {}
+//! `uwtctl`: says what uwt would do on this machine, and whether it can.
+
+use clap::{Arg, ArgAction, Command};
+use std::fmt::Write as _;
+use std::io::{Read, Write as _};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::Duration;
+use uwt_bin::config::{self, Effective};
+use uwt_bin::plan::show;
+use uwt_bin::refusal::{EXIT_REFUSED, Refusal, Result};
+use uwt_bin::setting::{self, Address};
+use uwt_bin::shim;
+
+fn grammar() -> Command {
+    let json = Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("For programs");
+    let command = Arg::new("command")
+        .value_name("COMMAND")
+        .help("As it holds for this command");
+    Command::new("uwtctl")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("Manage uwt: its configuration, and whether it can work here")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(
+            Command::new("config")
+                .about("The configuration")
+                .subcommand_required(true)
+                .subcommand(
+                    Command::new("show")
+                        .about("Every value, with the place it came from")
+                        .arg(json)
+                        .arg(command),
+                )
+                .subcommand(Command::new("check").about("Whether every file can be used")),
+        )
+        .subcommand(Command::new("status").about("Whether commands can be carried here"))
+}
+
+fn layers(command: &str) -> Result<Effective> {
+    let files = config::from_files(Some(command), None)?;
+    let environment: Vec<_> = std::env::vars_os().collect();
+    let late = config::from_environment(&environment)?;
+    config::effective(command, &files, &late)
+}
+
+fn quoted(s: &str) -> String {
+    let mut out = String::from("\"");
+    for c in s.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            c if (c as u32) < 0x20 => {
+                let _ = write!(out, "\\u{:04x}", c as u32);
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+fn config_show(command: &str, json: bool) -> Result<String> {
+    let e = layers(command)?;
+    let mut out = String::new();
+    let rows = setting::ALL.iter().map(|s| {
+        let origin = e
+            .origins
+            .iter()
+            .find(|o| o.0 == s.key)
+            .map_or("default", |o| o.1.as_str());
+        (s.name, show(&e, s.key), origin)
+    });
+    if json {
+        let rows: Vec<String> = rows
+            .map(|(n, v, o)| {
+                format!(
+                    "  {}: {{\"value\": {}, \"origin\": {}}}",
+                    quoted(n),
+                    quoted(&v),
+                    quoted(o)
+                )
+            })
+            .collect();
+        let _ = writeln!(out, "{{\n{}\n}}", rows.join(",\n"));
+    } else {
+        for (name, value, origin) in rows {
+            let _ = writeln!(out, "{name:<24}{value:<24}{origin}");
+        }
+    }
+    Ok(out)
+}
+
+fn config_check() -> Result<String> {
+    let files = config::from_files(None, None)?;
+    let mut commands: Vec<&str> = files
+        .values
+        .iter()
+        .filter_map(|v| v.command.as_deref())
+        .collect();
+    commands.sort_unstable();
+    commands.dedup();
+    config::effective("", &files, &[])?;
+    for command in &commands {
+        config::effective(command, &files, &[])?;
+    }
+    Ok(format!(
+        "the configuration is whole: {} values, {} commands\n",
+        files.values.len(),
+        commands.len()
+    ))
+}
+
+trait Stream: Read + std::io::Write {}
+impl<T: Read + std::io::Write> Stream for T {}
+
+/// Whether what listens at the SOCKS address takes a username and password, as isolation needs it.
+fn socks_answers(e: &Effective) -> std::result::Result<(), String> {
+    let limit = Some(Duration::from_secs(5));
+    let s = &e.settings;
+    let connect = || -> std::io::Result<Box<dyn Stream>> {
+        match &s.address {
+            Address::Ip(ip) => {
+                let t = TcpStream::connect_timeout(&(*ip, s.port).into(), Duration::from_secs(5))?;
+                t.set_read_timeout(limit)?;
+                Ok(Box::new(t))
+            }
+            Address::Unix(path) => {
+                let u = UnixStream::connect(path)?;
+                u.set_read_timeout(limit)?;
+                Ok(Box::new(u))
+            }
+        }
+    };
+    let mut stream = connect().map_err(|e| format!("{e}; is tor running? systemctl start tor"))?;
+    let mut reply = [0; 2];
+    stream
+        .write_all(&[5, 1, 2])
+        .and_then(|()| stream.read_exact(&mut reply))
+        .map_err(|e| format!("it does not answer as SOCKS 5 ({e})"))?;
+    match reply {
+        [5, 2] => Ok(()),
+        [5, _] => Err(
+            "it does not take a username and password, so it cannot isolate; use Tor's SocksPort"
+                .into(),
+        ),
+        _ => Err("it does not speak SOCKS 5".into()),
+    }
+}
+
+/// Gives the report and whether all is well.
+fn status() -> (String, bool) {
+    let mut out = String::new();
+    let mut well = true;
+    let mut row = |name: &str, state: std::result::Result<String, String>| {
+        let (mark, text) = match state {
+            Ok(t) => ("ok", t),
+            Err(t) => {
+                well = false;
+                ("FAIL", t)
+            }
+        };
+        let _ = writeln!(out, "{name:<10}{mark:<6}{text}");
+    };
+    let shim = shim::find().and_then(|p| shim::prove(&p).map(|()| p));
+    row(
+        "shim",
+        shim.map(|p| p.display().to_string())
+            .map_err(|r| r.to_string()),
+    );
+    match layers("") {
+        Ok(e) => {
+            row(
+                "config",
+                Ok(config_check().unwrap_or_default().trim_end().to_owned()),
+            );
+            let address = match &e.settings.address {
+                Address::Ip(ip) => std::net::SocketAddr::from((*ip, e.settings.port)).to_string(),
+                Address::Unix(path) => format!("unix:{path}"),
+            };
+            row(
+                "socks",
+                socks_answers(&e)
+                    .map(|()| format!("{address} takes credentials"))
+                    .map_err(|w| format!("{address}: {w}")),
+            );
+        }
+        Err(r) => row("config", Err(r.to_string())),
+    }
+    row("level", Ok("preload (netns is not in this version)".into()));
+    (out, well)
+}
+
+fn main() -> ExitCode {
+    let matches = match grammar().try_get_matches() {
+        Ok(m) => m,
+        Err(e) => {
+            let _ = e.print();
+            return ExitCode::from(if e.use_stderr() { EXIT_REFUSED } else { 0 });
+        }
+    };
+    let result: Result<(String, bool)> = match matches.subcommand() {
+        Some(("config", m)) => match m.subcommand() {
+            Some(("show", m)) => {
+                let command = m.get_one::<String>("command").map_or("", String::as_str);
+                config_show(command, m.get_flag("json")).map(|t| (t, true))
+            }
+            _ => config_check().map(|t| (t, true)),
+        },
+        Some(("status", _)) => Ok(status()),
+        _ => Err(Refusal::new("no such subcommand", "", "see uwtctl --help")),
+    };
+    match result {
+        Ok((text, well)) => {
+            let written = std::io::stdout().write_all(text.as_bytes());
+            ExitCode::from(if well && written.is_ok() { 0 } else { 1 })
+        }
+        Err(r) => {
+            eprintln!("{r}");
+            ExitCode::from(r.exit)
+        }
+    }
+}

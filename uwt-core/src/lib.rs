@@ -8,6 +8,7 @@
 //! | [`route`] | destination + policy -> Tor, direct or refused: the only place that decides |
 //! | [`names`] | hostnames <-> virtual addresses, in memory that a run's processes share |
 //! | [`hostname`] | which hostnames are loopback, which are malformed |
+//! | [`proxy_url`] | the proxy as a URL, for programs that take it natively |
 //! | [`elf`] | whether ld.so will load the shim into a program |
 //! | [`errno`] | the errno values that programs get |
 #![no_std]
@@ -19,6 +20,7 @@ pub mod handoff;
 pub mod hostname;
 pub mod isolation;
 pub mod names;
+pub mod proxy_url;
 pub mod route;
 pub mod siphash;
 pub mod socks5;

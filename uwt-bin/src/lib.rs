@@ -1,0 +1,32 @@
+//! The launcher's and the manager's parts. Data goes one way: command line and files -> [`config`] ->
+//! [`plan`] -> handoff -> exec.
+//!
+//! | module | its one job |
+//! | --- | --- |
+//! | [`cli`] | the command line of `uwt` |
+//! | [`config`] | the layers of configuration, each value with where it came from |
+//! | [`setting`] | which settings there are, what they take, what they default to |
+//! | [`wrapped`] | the commands that are wrapped as shipped |
+//! | [`invocation`] | how the launcher was called: as itself, or under a wrapped command's name |
+//! | [`passthrough`] | which commands are for loopback, and run without the shim |
+//! | [`target`] | finds the command and proves that the shim will load into it |
+//! | [`shim`] | finds libtorshim.so and proves that it is whole |
+//! | [`inherited`] | network descriptors that the launcher was started with |
+//! | [`run`] | what the processes of a run share: the secret and the name table |
+//! | [`plan`] | what would be done, and why |
+//! | [`launch`] | does it |
+//! | [`refusal`] | what the launcher says when it does not |
+
+pub mod cli;
+pub mod config;
+pub mod inherited;
+pub mod invocation;
+pub mod launch;
+pub mod passthrough;
+pub mod plan;
+pub mod refusal;
+pub mod run;
+pub mod setting;
+pub mod shim;
+pub mod target;
+pub mod wrapped;
