@@ -14,20 +14,25 @@ mod carry;
 mod connect;
 mod datagram;
 mod dlsym;
+mod environment;
 mod epoll;
+mod exec;
 mod fds;
 mod hook;
 mod lock;
 mod log;
+mod native_proxy;
 mod real;
 mod rights;
 mod socket;
+mod spawn;
 mod state;
 mod stream;
 mod swap;
 mod sys;
 mod syscall;
 mod table;
+mod target;
 mod unwind;
 mod wait;
 
@@ -42,6 +47,7 @@ extern "C" fn constructor(
     }));
     state::get();
     table::register_fork();
+    native_proxy::renew();
     hook::prime_all();
 }
 

@@ -155,3 +155,17 @@ pub fn libc_symbol(name: &CStr) -> *const c_void {
 pub fn exists(name: &str) -> bool {
     CStr::from_bytes_with_nul(name.as_bytes()).is_ok_and(|n| !libc_symbol(n).is_null())
 }
+
+/// The absolute path of the shim's own file, as ld.so loaded it; empty if it cannot be told.
+pub fn own_path() -> &'static [u8] {
+    // SAFETY: dladdr(3) fills a struct that lives through the call; the address is this function's own.
+    let name = unsafe {
+        let mut info: libc::Dl_info = core::mem::zeroed();
+        if libc::dladdr(own_path as *const c_void, &raw mut info) == 0 || info.dli_fname.is_null() {
+            return b"";
+        }
+        CStr::from_ptr(info.dli_fname).to_bytes()
+    };
+    // ld.so keeps the name for as long as the library is loaded, which is for ever.
+    if name.starts_with(b"/") { name } else { b"" }
+}

@@ -293,6 +293,51 @@ pub fn geteuid() -> u32 {
     call!(SYS_geteuid).unwrap_or(0) as u32
 }
 
+/// getegid(2).
+pub fn getegid() -> u32 {
+    call!(SYS_getegid).unwrap_or(0) as u32
+}
+
+/// faccessat(2) with X_OK: whether the file may be executed.
+pub fn may_execute(path: &CStr) -> bool {
+    call!(SYS_faccessat, libc::AT_FDCWD, path.as_ptr(), libc::X_OK).is_ok()
+}
+
+/// getdents64(2): fills `buf` with entries, gives how many bytes.
+pub fn getdents(fd: Fd, buf: &mut [u8]) -> Result<usize> {
+    call!(SYS_getdents64, fd, buf.as_mut_ptr(), buf.len())
+}
+
+/// execve(2); gives only the error.
+///
+/// # Safety
+/// A C string, and two arrays of C strings that end with null.
+pub unsafe fn execve(
+    path: *const libc::c_char,
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+) -> Errno {
+    call!(SYS_execve, path, argv, envp)
+        .err()
+        .unwrap_or(Errno::ENOSYS)
+}
+
+/// execveat(2); gives only the error.
+///
+/// # Safety
+/// As [`execve`].
+pub unsafe fn execveat(
+    dir: Fd,
+    path: *const libc::c_char,
+    argv: *const *const libc::c_char,
+    envp: *const *const libc::c_char,
+    flags: i32,
+) -> Errno {
+    call!(SYS_execveat, dir, path, argv, envp, flags)
+        .err()
+        .unwrap_or(Errno::ENOSYS)
+}
+
 /// prctl(PR_GET_NO_NEW_PRIVS): whether setuid bits and file capabilities have no effect here.
 pub fn no_new_privs() -> bool {
     call!(SYS_prctl, libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == Ok(1)

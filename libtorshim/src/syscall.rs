@@ -2,7 +2,7 @@
 //! of Linux's that cannot reach the network; newer ones and io_uring get ENOSYS, which programs expect.
 
 use crate::hook::{fail, hooks};
-use crate::{connect, datagram, epoll, fds, log, rights, socket, stream, sys, wait};
+use crate::{connect, datagram, epoll, exec, fds, log, rights, socket, stream, sys, wait};
 use core::ffi::{c_int, c_long, c_uint};
 use libc::{sigset_t, socklen_t};
 use redhook::real;
@@ -136,6 +136,13 @@ unsafe fn held(n: c_long, a: [usize; 6]) -> Option<c_long> {
             libc::SYS_epoll_pwait2 => int(epoll::on_epoll_pwait2(
                 fd, a[1] as _, a[2] as _, a[3] as _, a[4] as _,
             )),
+            libc::SYS_execve => int(exec::on_execve(a[0] as _, a[1] as _, a[2] as _)),
+            libc::SYS_execveat => int(exec::on_execveat(
+                fd, a[1] as _, a[2] as _, a[3] as _, a[4] as _,
+            )),
+            libc::SYS_dup => int(fds::on_dup(fd)),
+            libc::SYS_dup3 => int(fds::on_dup3(fd, a[1] as _, a[2] as _)),
+            libc::SYS_fcntl => int(fds::on_fcntl(fd, a[1] as _, a[2])),
             libc::SYS_close => int(fds::on_close(fd)),
             libc::SYS_close_range => int(fds::on_close_range(a[0] as _, a[1] as _, a[2] as _)),
             _ => legacy(n, a),

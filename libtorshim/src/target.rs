@@ -1,0 +1,242 @@
+//! Whether the shim can enter the program that is about to be executed.
+//!
+//! ld.so ignores LD_PRELOAD for setuid programs, a static one has no ld.so, a 32-bit one cannot load us:
+//! such a program would run unheld, so it is not started. A file that changes between the look and the
+//! exec is not caught: a program is not an adversary at this level.
+
+use crate::{log, state, sys};
+use core::ffi::CStr;
+use sys::Fd;
+use uwt_core::elf::{self, Executable};
+use uwt_core::errno::Errno;
+
+/// The longest path, with its NUL (PATH_MAX).
+pub const PATH_MAX: usize = 4096;
+
+/// How deep `#!` lines may nest (Linux).
+const SHEBANG_DEPTH: usize = 5;
+
+/// A path built on the stack.
+pub struct Path {
+    bytes: [u8; PATH_MAX],
+}
+
+impl Path {
+    /// `parts` one after the other; `None` if too long or if one holds a NUL.
+    pub fn join(parts: &[&[u8]]) -> Option<Path> {
+        let mut p = Path {
+            bytes: [0; PATH_MAX],
+        };
+        let mut len = 0;
+        for part in parts {
+            let to = p.bytes.get_mut(len..len + part.len())?;
+            to.copy_from_slice(part);
+            len += part.len();
+        }
+        // The last byte stays NUL.
+        (len < PATH_MAX && !p.bytes[..len].contains(&0)).then_some(p)
+    }
+
+    /// The path as a C string.
+    pub fn get(&self) -> &CStr {
+        CStr::from_bytes_until_nul(&self.bytes).unwrap_or(c"")
+    }
+}
+
+fn refuse(path: &[u8], why: &str) -> Errno {
+    log::refused!(
+        "{} is not started: {why}; level netns holds such programs",
+        log::Shown(path)
+    );
+    Errno::EPERM
+}
+
+/// Whether starting the file changes who the process is (AT_SECURE, getauxval(3)).
+fn elevation(fd: Fd) -> Option<&'static str> {
+    if sys::no_new_privs() {
+        return None;
+    }
+    let Ok(st) = sys::fstat(fd) else {
+        return Some("it cannot be looked at");
+    };
+    if st.st_mode & 0o4000 != 0 && st.st_uid != sys::geteuid() {
+        Some("it is setuid")
+    } else if st.st_mode & 0o2010 == 0o2010 && st.st_gid != sys::getegid() {
+        Some("it is setgid")
+    } else if sys::geteuid() != 0 && sys::has_xattr(fd, c"security.capability") {
+        Some("it has file capabilities")
+    } else {
+        None
+    }
+}
+
+/// Looks at an open file. `Ok(Some(n))`: it is a script whose first `n` bytes are in `head`.
+fn judge(fd: Fd, path: &[u8], head: &mut [u8; 256]) -> Result<Option<usize>, Errno> {
+    let kind = elf::inspect(|at, buf| sys::pread(fd, buf, at).unwrap_or(0));
+    match kind {
+        Executable::Script => return Ok(Some(sys::pread(fd, head, 0).unwrap_or(0))),
+        // The kernel says ENOEXEC, and shells run it as a script; the shell is held. A handler of
+        // binfmt_misc(5) could run it by other means, unheld.
+        Executable::Unknown if binfmt_handlers() => {
+            return Err(refuse(
+                path,
+                "it is no program, and binfmt_misc might run it",
+            ));
+        }
+        _ => {}
+    }
+    if let Some(why) = kind.objection() {
+        return Err(refuse(path, why));
+    }
+    match elevation(fd) {
+        Some(why) if kind != Executable::Unknown => Err(refuse(path, why)),
+        _ => Ok(None),
+    }
+}
+
+/// Whether any handler of binfmt_misc is switched on: its folder holds more than `register` and `status`.
+fn binfmt_handlers() -> bool {
+    let Ok(fd) = sys::open(
+        c"/proc/sys/fs/binfmt_misc",
+        libc::O_RDONLY | libc::O_DIRECTORY,
+        0,
+    ) else {
+        return false;
+    };
+    let mut buf = [0u8; 1024];
+    let n = sys::getdents(fd, &mut buf).unwrap_or(0);
+    sys::close(fd);
+    // ".", "..", "register" and "status" take 24 + 24 + 32 + 32 bytes.
+    n > 112
+}
+
+/// The shim's own file must be there for the new program's ld.so: it is not in a chroot or a container.
+fn shim_in_sight() -> Result<(), Errno> {
+    let state = state::get();
+    let Some(handoff) = state.handoff() else {
+        return Ok(());
+    };
+    let seen = Path::join(&[handoff.shim]).and_then(|p| sys::stat(p.get()).ok());
+    let same = seen.is_some_and(|st| (st.st_dev, st.st_ino) == state.shim_file());
+    if same {
+        return Ok(());
+    }
+    // A new version installed meanwhile is not the same file and serves as well.
+    let replaced =
+        seen.is_some_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG && st.st_uid == 0);
+    if replaced {
+        return Ok(());
+    }
+    log::refused!(
+        "nothing is started: {} cannot be seen from here (chroot, container?), so programs would run without it",
+        log::Shown(handoff.shim)
+    );
+    Err(Errno::EPERM)
+}
+
+/// Looks at an open descriptor that is to be executed (fexecve(3)), `#!` lines included.
+pub fn check_fd(fd: Fd, shown: &[u8]) -> Result<(), Errno> {
+    shim_in_sight()?;
+    let mut head = [0u8; 256];
+    match judge(fd, shown, &mut head)? {
+        Some(n) => check_interpreter(&head, n, shown, 1),
+        None => Ok(()),
+    }
+}
+
+fn check_interpreter(head: &[u8; 256], n: usize, shown: &[u8], depth: usize) -> Result<(), Errno> {
+    // No interpreter: the kernel says ENOEXEC.
+    let Some((interpreter, _)) = elf::shebang(&head[..n.min(256)]) else {
+        return Ok(());
+    };
+    if depth > SHEBANG_DEPTH {
+        // The kernel says ELOOP.
+        return Ok(());
+    }
+    let path =
+        Path::join(&[interpreter]).ok_or_else(|| refuse(shown, "its #! line is too long"))?;
+    check_at(path.get(), depth)
+}
+
+fn check_at(path: &CStr, depth: usize) -> Result<(), Errno> {
+    let fd = match sys::open(path, libc::O_RDONLY | libc::O_NONBLOCK, 0) {
+        Ok(fd) => fd,
+        // It is not there: the kernel says so. Executable but not readable: nobody can look at it.
+        Err(Errno::EACCES) => {
+            return match sys::may_execute(path) {
+                true => Err(refuse(path.to_bytes(), "it cannot be read")),
+                false => Ok(()),
+            };
+        }
+        Err(_) => return Ok(()),
+    };
+    let mut head = [0u8; 256];
+    let regular = sys::fstat(fd).is_ok_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG);
+    let verdict = if regular {
+        judge(fd, path.to_bytes(), &mut head)
+    } else {
+        // A folder, a device: the kernel says EACCES.
+        Ok(None)
+    };
+    sys::close(fd);
+    match verdict? {
+        Some(n) => check_interpreter(&head, n, path.to_bytes(), depth + 1),
+        None => Ok(()),
+    }
+}
+
+/// Looks at the file at `path`, which is about to be executed with `argv`.
+///
+/// # Safety
+/// `argv` must be null or an array of C strings that ends with null.
+pub unsafe fn check(path: &CStr, argv: *const *const libc::c_char) -> Result<(), Errno> {
+    shim_in_sight()?;
+    check_at(path, 0)?;
+    if elf::is_glibc_loader(path.to_bytes()) {
+        // SAFETY: the caller's.
+        if let Some(program) = unsafe { loaders_program(argv) } {
+            return check_at(program, 0);
+        }
+    }
+    Ok(())
+}
+
+/// The program that ld.so is asked to run (ld.so(8)).
+unsafe fn loaders_program<'a>(argv: *const *const libc::c_char) -> Option<&'a CStr> {
+    const TAKES_VALUE: [&[u8]; 7] = [
+        b"--library-path",
+        b"--preload",
+        b"--argv0",
+        b"--audit",
+        b"--inhibit-rpath",
+        b"--glibc-hwcaps-prepend",
+        b"--glibc-hwcaps-mask",
+    ];
+    if argv.is_null() {
+        return None;
+    }
+    let mut i = 1;
+    loop {
+        // SAFETY: the caller vouches for an array of C strings that ends with null, which has not been
+        // reached.
+        let argument = unsafe {
+            let at = *argv.add(i);
+            if at.is_null() {
+                return None;
+            }
+            CStr::from_ptr(at)
+        };
+        let bytes = argument.to_bytes();
+        if TAKES_VALUE.contains(&bytes) {
+            i += 2;
+            // SAFETY: as above: the value's place may be the terminating null.
+            if unsafe { *argv.add(i - 1) }.is_null() {
+                return None;
+            }
+        } else if bytes.starts_with(b"--") {
+            i += 1;
+        } else {
+            return Some(argument);
+        }
+    }
+}
