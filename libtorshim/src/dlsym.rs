@@ -42,6 +42,9 @@ unsafe extern "C" fn answer(name: *const c_char, caller: usize) -> *const c_void
     match name.to_bytes() {
         b"dlsym" => dlsym as *const c_void,
         b"dlvsym" => dlvsym as *const c_void,
+        b"execl" => execl as *const c_void,
+        b"execlp" => execlp as *const c_void,
+        b"execle" => execle as *const c_void,
         bytes => hook::find(bytes).unwrap_or(core::ptr::null()),
     }
 }
@@ -49,6 +52,10 @@ unsafe extern "C" fn answer(name: *const c_char, caller: usize) -> *const c_void
 unsafe extern "C" {
     fn dlsym(handle: *mut c_void, name: *const c_char) -> *mut c_void;
     fn dlvsym(handle: *mut c_void, name: *const c_char, version: *const c_char) -> *mut c_void;
+    // exec.rs has these three, in assembly too.
+    fn execl();
+    fn execlp();
+    fn execle();
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -22,7 +22,7 @@ macro_rules! hooks {
         }
 
         /// This file's hooks: the name, and the function that stands in for libc's.
-        pub fn lookup(name: &[u8]) -> Option<*const libc::c_void> {
+        pub fn hook_for(name: &[u8]) -> Option<*const libc::c_void> {
             $(
                 if name == stringify!($real).as_bytes() {
                     return Some($real::$real as *const libc::c_void);
@@ -34,7 +34,7 @@ macro_rules! hooks {
 }
 pub(crate) use hooks;
 
-/// Files with hooks: each has `prime` and `lookup` from [`hooks!`].
+/// Files with hooks: each has `prime` and `hook_for` from [`hooks!`].
 macro_rules! families {
     ($($family:ident),* $(,)?) => {
         /// Resolves every real function. Called once, before main().
@@ -45,7 +45,7 @@ macro_rules! families {
         /// The hook that stands in for libc's function `name`, if there is one.
         pub fn find(name: &[u8]) -> Option<*const libc::c_void> {
             $(
-                if let Some(hook) = crate::$family::lookup(name) {
+                if let Some(hook) = crate::$family::hook_for(name) {
                     return Some(hook);
                 }
             )*
@@ -60,6 +60,10 @@ families! {
     epoll,
     exec,
     fds,
+    hostent,
+    netdb,
+    query,
+    resolve,
     rights,
     socket,
     spawn,
@@ -78,10 +82,4 @@ pub fn fail(errno: uwt_core::errno::Errno) -> libc::c_int {
 pub fn set_errno(errno: uwt_core::errno::Errno) {
     // SAFETY: __errno_location gives this thread's errno, valid for the thread's life.
     unsafe { *libc::__errno_location() = errno.0 };
-}
-
-/// This thread's errno.
-pub fn errno() -> uwt_core::errno::Errno {
-    // SAFETY: as above.
-    uwt_core::errno::Errno(unsafe { *libc::__errno_location() })
 }

@@ -94,7 +94,10 @@ fn well_formed(name: &[u8]) -> bool {
     // a port or a scope, a path, a user@host.
     let byte_ok =
         |b: &u8| *b > b' ' && *b != 0x7f && !b":/@%\\\"'<>[]{}|^`,;?#&()!*=+$~".contains(b);
-    name.split(|b| *b == b'.').all(label_ok) && name.iter().all(byte_ok)
+    // No top-level domain is a number (RFC 3696, section 2): this is an address gone wrong.
+    let last = name.rsplit(|b| *b == b'.').next().unwrap_or(b"");
+    let numeric = last.iter().all(u8::is_ascii_digit);
+    !numeric && name.split(|b| *b == b'.').all(label_ok) && name.iter().all(byte_ok)
 }
 
 /// Whether an address is this machine's own: 127.0.0.0/8, ::1 and their v4-mapped and unspecified
@@ -151,6 +154,7 @@ mod tests {
             b"a/b",
             b"a\nb",
             b"printer.local",
+            b"10.0.0.300",
             &long_label,
             &too_long,
         ] {

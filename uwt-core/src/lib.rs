@@ -9,11 +9,13 @@
 //! | [`names`] | hostnames <-> virtual addresses, in memory that a run's processes share |
 //! | [`hostname`] | which hostnames are loopback, which are malformed |
 //! | [`proxy_url`] | the proxy as a URL, for programs that take it natively |
+//! | [`dns`] | DNS messages, for programs that speak DNS themselves |
 //! | [`elf`] | whether ld.so will load the shim into a program |
 //! | [`errno`] | the errno values that programs get |
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod dns;
 pub mod elf;
 pub mod errno;
 pub mod handoff;
