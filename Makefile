@@ -31,7 +31,7 @@ demo: build
 test: deps-test check unit behaviour
 
 # What can be said without running the programs.
-check:
+check: build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	shellcheck tests/*.sh .ci/run

@@ -132,18 +132,23 @@ fn address(name: &CStr, family: c_int) -> Result<IpAddr, c_int> {
     ip.ok_or(4 /* NO_DATA */)
 }
 
-/// The operation behind gethostbyname2_r(3).
-unsafe fn by_name(
-    name: *const c_char,
-    family: c_int,
+/// Where the caller of an `_r` form wants the answer.
+#[derive(Clone, Copy)]
+struct Out {
     to: *mut hostent,
     buf: *mut c_char,
     len: usize,
     result: *mut *mut hostent,
     h_error: *mut c_int,
-) -> c_int {
+}
+
+/// The operation behind gethostbyname2_r(3).
+unsafe fn by_name(name: *const c_char, family: c_int, out: Out) -> c_int {
     // SAFETY: the program's own arguments.
     unsafe {
+        let Out {
+            result, h_error, ..
+        } = out;
         *result = core::ptr::null_mut();
         if name.is_null() || (family != libc::AF_INET && family != libc::AF_INET6) {
             *h_error = HOST_NOT_FOUND;
@@ -151,7 +156,7 @@ unsafe fn by_name(
         }
         let name = CStr::from_ptr(name);
         match address(name, family) {
-            Ok(ip) => outcome(fill(to, buf, len, name.to_bytes(), ip), to, result, h_error),
+            Ok(ip) => out.fill(name.to_bytes(), ip),
             Err(e) => {
                 *h_error = e;
                 set_h_errno(e);
@@ -162,41 +167,32 @@ unsafe fn by_name(
     }
 }
 
-unsafe fn outcome(
-    filled: Result<(), c_int>,
-    to: *mut hostent,
-    result: *mut *mut hostent,
-    h_error: *mut c_int,
-) -> c_int {
-    // SAFETY: the program's own pointers.
-    unsafe {
-        match filled {
-            Ok(()) => {
-                *result = to;
-                *h_error = 0;
-                0
-            }
-            Err(e) => {
-                *h_error = NETDB_INTERNAL;
-                e
+impl Out {
+    unsafe fn fill(self, name: &[u8], ip: IpAddr) -> c_int {
+        // SAFETY: the program's own pointers.
+        unsafe {
+            match fill(self.to, self.buf, self.len, name, ip) {
+                Ok(()) => {
+                    *self.result = self.to;
+                    *self.h_error = 0;
+                    0
+                }
+                Err(e) => {
+                    *self.h_error = NETDB_INTERNAL;
+                    e
+                }
             }
         }
     }
 }
 
 /// The operation behind gethostbyaddr_r(3).
-unsafe fn by_address(
-    addr: *const c_void,
-    addr_len: socklen_t,
-    family: c_int,
-    to: *mut hostent,
-    buf: *mut c_char,
-    len: usize,
-    result: *mut *mut hostent,
-    h_error: *mut c_int,
-) -> c_int {
+unsafe fn by_address(addr: *const c_void, addr_len: socklen_t, family: c_int, out: Out) -> c_int {
     // SAFETY: the program's own arguments; an address is 4 or 16 bytes, as its family says.
     unsafe {
+        let Out {
+            result, h_error, ..
+        } = out;
         *result = core::ptr::null_mut();
         let ip: IpAddr = match (family, addr_len) {
             (libc::AF_INET, 4) => Ipv4Addr::from(addr.cast::<[u8; 4]>().read()).into(),
@@ -207,7 +203,7 @@ unsafe fn by_address(
             }
         };
         match lookup::reverse(ip) {
-            Ok(name) => outcome(fill(to, buf, len, name.bytes(), ip), to, result, h_error),
+            Ok(name) => out.fill(name.bytes(), ip),
             Err(_) => {
                 *h_error = HOST_NOT_FOUND;
                 set_h_errno(HOST_NOT_FOUND);
@@ -218,14 +214,18 @@ unsafe fn by_address(
 }
 
 /// Runs an `_r` form with libc-like memory; gives what the plain form gives.
-fn shared(
-    f: impl FnOnce(*mut hostent, *mut c_char, usize, *mut *mut hostent, *mut c_int) -> c_int,
-) -> *mut hostent {
+fn shared(f: impl FnOnce(Out) -> c_int) -> *mut hostent {
     let at = SHARED.0.get();
     let (mut result, mut h_error) = (core::ptr::null_mut(), 0);
     // SAFETY: pointers into a static; see `Shared`.
     let (to, buf) = unsafe { (&raw mut (*at).0, &raw mut (*at).1) };
-    f(to, buf.cast(), 1024, &raw mut result, &raw mut h_error);
+    f(Out {
+        to,
+        buf: buf.cast(),
+        len: 1024,
+        result: &raw mut result,
+        h_error: &raw mut h_error,
+    });
     if result.is_null() {
         set_h_errno(h_error);
     }
@@ -235,31 +235,31 @@ fn shared(
 hooks! {
     unsafe fn gethostbyname(name: *const c_char) -> *mut hostent => on_gethostbyname {
         // SAFETY: the program's own argument.
-        shared(|to, buf, len, result, e| unsafe { by_name(name, libc::AF_INET, to, buf, len, result, e) })
+        shared(|out| unsafe { by_name(name, libc::AF_INET, out) })
     }
 
     unsafe fn gethostbyname2(name: *const c_char, family: c_int) -> *mut hostent => on_gethostbyname2 {
         // SAFETY: the program's own arguments.
-        shared(|to, buf, len, result, e| unsafe { by_name(name, family, to, buf, len, result, e) })
+        shared(|out| unsafe { by_name(name, family, out) })
     }
 
     unsafe fn gethostbyname_r(name: *const c_char, to: *mut hostent, buf: *mut c_char, len: size_t, result: *mut *mut hostent, h_error: *mut c_int) -> c_int => on_gethostbyname_r {
         // SAFETY: the program's own arguments.
-        unsafe { by_name(name, libc::AF_INET, to, buf, len, result, h_error) }
+        unsafe { by_name(name, libc::AF_INET, Out { to, buf, len, result, h_error }) }
     }
 
     unsafe fn gethostbyname2_r(name: *const c_char, family: c_int, to: *mut hostent, buf: *mut c_char, len: size_t, result: *mut *mut hostent, h_error: *mut c_int) -> c_int => on_gethostbyname2_r {
         // SAFETY: the program's own arguments.
-        unsafe { by_name(name, family, to, buf, len, result, h_error) }
+        unsafe { by_name(name, family, Out { to, buf, len, result, h_error }) }
     }
 
     unsafe fn gethostbyaddr(addr: *const c_void, addr_len: socklen_t, family: c_int) -> *mut hostent => on_gethostbyaddr {
         // SAFETY: the program's own arguments.
-        shared(|to, buf, len, result, e| unsafe { by_address(addr, addr_len, family, to, buf, len, result, e) })
+        shared(|out| unsafe { by_address(addr, addr_len, family, out) })
     }
 
     unsafe fn gethostbyaddr_r(addr: *const c_void, addr_len: socklen_t, family: c_int, to: *mut hostent, buf: *mut c_char, len: size_t, result: *mut *mut hostent, h_error: *mut c_int) -> c_int => on_gethostbyaddr_r {
         // SAFETY: the program's own arguments.
-        unsafe { by_address(addr, addr_len, family, to, buf, len, result, h_error) }
+        unsafe { by_address(addr, addr_len, family, Out { to, buf, len, result, h_error }) }
     }
 }

@@ -1,7 +1,7 @@
 //! The LD_PRELOAD shim: takes a program's network calls to Tor's SOCKS port, or refuses them.
 //!
 //! A hook translates C's calling convention and nothing more; the operation behind it does the work
-//! over `uwt-core`. Two files alone touch the system: [`real`] finds libc's own functions, [`sys`]
+//! over `uwt-core`. Two files alone touch the system: `real.rs` finds libc's own functions, `sys.rs`
 //! makes raw system calls. No threads, no std I/O, no allocation where it can do without: this code
 //! lives in every process of a run.
 

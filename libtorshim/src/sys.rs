@@ -174,7 +174,7 @@ pub fn ppoll(
 
 /// epoll_ctl(2).
 pub fn epoll_ctl(epfd: Fd, op: i32, fd: Fd, event: Option<&mut libc::epoll_event>) -> Result<()> {
-    let event = event.map_or(core::ptr::null_mut(), |e| core::ptr::from_mut(e));
+    let event = event.map_or(core::ptr::null_mut(), core::ptr::from_mut);
     call!(SYS_epoll_ctl, epfd, op, fd, event).map(drop)
 }
 
@@ -223,17 +223,6 @@ pub fn read(fd: Fd, buf: &mut [u8]) -> Result<usize> {
 /// write(2).
 pub fn write(fd: Fd, data: &[u8]) -> Result<usize> {
     call!(SYS_write, fd, data.as_ptr(), data.len())
-}
-
-/// readlinkat(2) relative to the working directory: fills `buf`, gives the length.
-pub fn readlink(path: &CStr, buf: &mut [u8]) -> Result<usize> {
-    call!(
-        SYS_readlinkat,
-        libc::AT_FDCWD,
-        path.as_ptr(),
-        buf.as_mut_ptr(),
-        buf.len()
-    )
 }
 
 /// fstat(2).

@@ -69,7 +69,7 @@ pub fn grammar() -> Command {
         .arg(Arg::new("shell").long("shell").action(ArgAction::SetTrue).help("Run your $SHELL"))
 }
 
-/// How many of `arguments` (argv[0] first) are uwt's own: up to `--`, or to the first that is no option.
+/// How many of `arguments` (`argv[0]` first) are uwt's own: up to `--`, or to the first that is no option.
 /// All behind them is the command's, whatever it looks like.
 fn own(arguments: &[OsString]) -> usize {
     let takes_value = |a: &[u8]| match a {
@@ -145,7 +145,9 @@ fn request(matches: &ArgMatches, command: Vec<OsString>) -> Result<Request> {
 mod tests {
     use super::*;
 
-    fn split(line: &str) -> Option<(Vec<(Key, String)>, Vec<String>)> {
+    type Split = (Vec<(Key, String)>, Vec<String>);
+
+    fn split(line: &str) -> Option<Split> {
         let arguments = line.split(' ').map(OsString::from).collect();
         let r = parse(arguments).ok()?.ok()?;
         let values = r.values.into_iter().map(|v| (v.key, v.text)).collect();

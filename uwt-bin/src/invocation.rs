@@ -1,4 +1,4 @@
-//! How the launcher was called: as `uwt`, or under a wrapped command's name (argv[0]).
+//! How the launcher was called: as `uwt`, or under a wrapped command's name (`argv[0]`).
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -17,12 +17,12 @@ pub enum Invocation {
     Uwt,
     /// Under a wrapped command's name.
     Wrapper {
-        /// The command: the file name of argv[0], without `.anondist`.
+        /// The command: the file name of `argv[0]`, without `.anondist`.
         command: OsString,
     },
 }
 
-/// Tells from argv[0], which may be a path and may be missing.
+/// Tells from `argv[0]`, which may be a path and may be missing.
 pub fn from_argv0(argv0: Option<&OsStr>) -> Invocation {
     let name = argv0.and_then(|a| Path::new(a).file_name());
     let Some(name) = name.map(OsStrExt::as_bytes).filter(|n| !n.is_empty()) else {

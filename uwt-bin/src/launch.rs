@@ -6,7 +6,7 @@ use crate::refusal::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Refusal, Result};
 use crate::run::{self, Run};
 use crate::setting::{Address, Passthrough, Settings};
 use crate::target::{self, Target};
-use crate::{cli, config, inherited, shim};
+use crate::{cli, config, inherited, shim, sigpipe};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ use uwt_core::siphash::{self, Key as HashKey};
 
 /// What the process was started with.
 pub struct Caller {
-    /// argv, argv[0] first.
+    /// argv, `argv[0]` first.
     pub arguments: Vec<OsString>,
     /// The environment.
     pub environment: Vec<(OsString, OsString)>,
@@ -99,7 +99,7 @@ pub fn plan_wrapper(caller: &Caller, command: &OsStr) -> Result<Plan> {
     )
 }
 
-/// The diverted command: beside the wrapper if argv[0] is a path, else along PATH.
+/// The diverted command: beside the wrapper if `argv[0]` is a path, else along PATH.
 fn diverted(argv0: &OsStr, program: &str, search: Option<&OsStr>) -> Result<Target> {
     let file = OsString::from(format!("{program}{DIVERTED}"));
     if argv0.as_bytes().contains(&b'/') {
@@ -425,6 +425,7 @@ fn execute(plan: &Plan, environment: &[(OsString, OsString)], raw: bool) -> Refu
         unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
         std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
     };
+    sigpipe::restore();
     let mut error = run(&path, &argv);
     if error == libc::ENOEXEC {
         // As execvp(3): a file that is no program is a script for the shell.

@@ -24,7 +24,7 @@ pub enum How {
 pub struct Plan {
     /// The file to execute.
     pub target: Target,
-    /// What the program sees as its arguments, argv[0] first.
+    /// What the program sees as its arguments, `argv[0]` first.
     pub arguments: Vec<OsString>,
     /// How.
     pub how: How,
