@@ -7,8 +7,8 @@ set -eu
 build='gcc libc6-dev'
 demo="$build tor iproute2 curl git openssh-client util-linux procps"
 test="$demo shellcheck torsocks proxychains4 wget openssh-server python3 perl busybox-static musl-tools
-    gcc-multilib golang-go libcap2-bin netcat-openbsd gnupg dirmngr apt-utils dpkg-dev libcap2-bin
-    libnss3-tools passwd file binutils"
+    gcc-multilib golang-go iputils-ping netcat-openbsd gnupg dirmngr apt-utils dpkg-dev libcap2-bin
+    nodejs passwd file binutils"
 
 case "${1:-}" in
     build) wanted=$build ;;
@@ -37,7 +37,7 @@ else
     exit 1
 fi
 echo "installing:$missing"
-# A Tor daemon of the system's own is not needed, and must not start.
+# A Tor daemon of the system's own is not needed.
 export DEBIAN_FRONTEND=noninteractive
 $run apt-get update -q
 # shellcheck disable=SC2086  # a list of packages

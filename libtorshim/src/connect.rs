@@ -3,11 +3,12 @@
 use crate::addr::Address;
 use crate::hook::{fail, hooks};
 use crate::{addr, carry, log, state, sys, table};
+use core::ffi::CStr;
 use libc::{c_int, sockaddr, socklen_t};
 use redhook::real;
 use sys::Fd;
 use uwt_core::errno::Errno;
-use uwt_core::route::{self, Refusal, Route, SocketUse, Transport};
+use uwt_core::route::{self, Refusal, Route, SocketUse, Transport, UnixRoute};
 
 /// What is to happen with a call.
 pub enum Verdict {
@@ -87,6 +88,40 @@ fn swapped_or_local(fd: Fd, to: &Address) -> Verdict {
     local(to)
 }
 
+/// The path of a socket's file without links, `.`, `..` and what the working directory adds; `path` itself
+/// where there is no such file: connect(2) will say so.
+fn canonical<'a>(path: &'a [u8], buf: &'a mut [u8; 4096]) -> Result<&'a [u8], Errno> {
+    let mut name = [0u8; 109];
+    if let Some(slot) = name.get_mut(..path.len()) {
+        slot.copy_from_slice(path);
+    }
+    let name = CStr::from_bytes_until_nul(&name).map_err(|_| Errno::EINVAL)?;
+    let Ok(fd) = sys::open(name, libc::O_PATH, 0) else {
+        return Ok(path);
+    };
+    // proc(5): the link's text is the file's path, whatever way led there.
+    let found = sys::descriptor_path(fd, buf);
+    sys::close(fd);
+    // Without /proc it cannot be told: fail closed.
+    found.map(|n| &buf[..n])
+}
+
+/// Whether the file of a socket was there before this run began: its daemon is not held by it.
+fn older_than_run(path: &[u8], names_fd: Fd) -> bool {
+    let mut name = [0u8; 4096];
+    if let Some(slot) = name.get_mut(..path.len()) {
+        slot.copy_from_slice(path);
+    }
+    let socket = CStr::from_bytes_until_nul(&name).map_err(|_| Errno::EINVAL);
+    let (socket, run) = (socket.and_then(sys::stat), sys::fstat(names_fd));
+    match (socket, run) {
+        (Ok(s), Ok(r)) => (s.st_ctime, s.st_ctime_nsec) < (r.st_mtime, r.st_mtime_nsec),
+        // No such socket: the program will start its daemon, in this run.
+        (Err(_), Ok(_)) => false,
+        _ => true,
+    }
+}
+
 /// Whether a unix socket may be reached.
 pub fn local(to: &Address) -> Verdict {
     let path = to.unix_path();
@@ -94,16 +129,24 @@ pub fn local(to: &Address) -> Verdict {
         // Abstract and unnamed sockets: on this machine, and none of the daemons that resolve has one.
         return Verdict::Pass;
     }
+    let refuse = |r| refuse(format_args!("unix:{}", log::Shown(path)), r);
+    let mut buf = [0; 4096];
+    let Ok(real) = canonical(path, &mut buf) else {
+        return refuse(Refusal::DeniedUnix);
+    };
     let Some(handoff) = state::get().handoff() else {
         // Without a policy only the network is refused; the program's own sockets still work.
-        return match route::DENIED_UNIX.iter().any(|d| path.starts_with(d)) {
-            true => refuse(format_args!("unix:{}", log::Shown(path)), Refusal::NoPolicy),
+        return match route::DENIED_UNIX.iter().any(|d| real.starts_with(d)) {
+            true => refuse(Refusal::NoPolicy),
             false => Verdict::Pass,
         };
     };
-    match route::unix(&handoff.policy, path) {
-        Route::Refuse(r) => refuse(format_args!("unix:{}", log::Shown(path)), r),
-        _ => Verdict::Pass,
+    match route::unix(&handoff.policy, real) {
+        UnixRoute::Refuse(r) => refuse(r),
+        UnixRoute::OfThisRun if older_than_run(real, handoff.names.fd) => {
+            refuse(Refusal::DaemonOutside)
+        }
+        UnixRoute::OfThisRun | UnixRoute::Direct => Verdict::Pass,
     }
 }
 

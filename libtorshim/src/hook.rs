@@ -57,6 +57,7 @@ macro_rules! families {
 families! {
     connect,
     datagram,
+    dlmopen,
     epoll,
     exec,
     fds,

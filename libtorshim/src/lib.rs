@@ -13,6 +13,7 @@ mod addr;
 mod carry;
 mod connect;
 mod datagram;
+mod dlmopen;
 mod dlsym;
 mod environment;
 mod epoll;

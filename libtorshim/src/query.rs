@@ -27,6 +27,9 @@ fn answer(q: &Question, out: &mut [u8]) -> Result<usize, c_int> {
             return q.answer(Record::Ptr(name.bytes()), out).ok_or(3);
         }
         AAAA => return no_data,
+        // The name of a service (RFC 2782): none is there, so that the program goes on with the host.
+        // dirmngr takes "no data" for a failure.
+        _ if q.name().starts_with(b"_") => return Err(h_errno_of(Missing::NoName)),
         kind => {
             log::debug!(
                 "{}: DNS records of type {kind} are not asked for",

@@ -14,6 +14,8 @@ pub enum Executable {
     Script,
     /// No PT_INTERP: nothing will load the shim.
     Static,
+    /// A Go program, dynamic or not: its runtime makes system calls without libc.
+    Go,
     /// A dynamic loader that is not glibc's (musl's, for one).
     ForeignLoader,
     /// ELF of another class (32-bit) or architecture.
@@ -36,6 +38,7 @@ impl Executable {
             Executable::ForeignArchitecture => {
                 Some("it is a 32-bit program or one for another architecture")
             }
+            Executable::Go => Some("it is a Go program, which makes its own system calls"),
             Executable::Malformed => Some("its ELF headers are malformed"),
         }
     }
@@ -48,6 +51,7 @@ const MACHINE: u16 = 183;
 
 const PT_DYNAMIC: u32 = 2;
 const PT_INTERP: u32 = 3;
+const PT_NOTE: u32 = 4;
 
 fn u16_at(b: &[u8], at: usize) -> u16 {
     u16::from_le_bytes([b[at], b[at + 1]])
@@ -86,6 +90,7 @@ pub fn inspect(mut read: impl FnMut(u64, &mut [u8]) -> usize) -> Executable {
         return Executable::Malformed;
     }
     let mut dynamic = false;
+    let mut interp = None;
     for i in 0..u64::from(count) {
         let mut ph = [0u8; 56];
         let Some(at) = offset.checked_add(i * 56) else {
@@ -94,11 +99,16 @@ pub fn inspect(mut read: impl FnMut(u64, &mut [u8]) -> usize) -> Executable {
         if read(at, &mut ph) != 56 {
             return Executable::Malformed;
         }
+        let (file_offset, file_size) = (u64_at(&ph, 8), u64_at(&ph, 32));
         match u32_at(&ph, 0) {
             PT_DYNAMIC => dynamic = true,
-            PT_INTERP => return interpreter(&mut read, u64_at(&ph, 8), u64_at(&ph, 32)),
+            PT_INTERP => interp = Some((file_offset, file_size)),
+            PT_NOTE if is_go(&mut read, file_offset, file_size) => return Executable::Go,
             _ => {}
         }
+    }
+    if let Some((offset, size)) = interp {
+        return interpreter(&mut read, offset, size);
     }
     // ld.so has no PT_INTERP but a dynamic section and a name of its own; a static-pie has the
     // former too. Which of the two it is, the caller tells by the file's name.
@@ -107,6 +117,29 @@ pub fn inspect(mut read: impl FnMut(u64, &mut [u8]) -> usize) -> Executable {
     } else {
         Executable::Static
     }
+}
+
+/// Whether a note segment (elf(5)) holds Go's build id: owner "Go", type 4 (cmd/internal/buildid).
+fn is_go(read: &mut impl FnMut(u64, &mut [u8]) -> usize, offset: u64, size: u64) -> bool {
+    let mut notes = [0u8; 512];
+    let want = notes.len().min(usize::try_from(size).unwrap_or(usize::MAX));
+    let got = read(offset, &mut notes[..want]);
+    let mut rest = &notes[..got.min(want)];
+    while rest.len() >= 16 {
+        let (name, description) = (u32_at(rest, 0) as usize, u32_at(rest, 4) as usize);
+        if name == 4 && u32_at(rest, 8) == 4 && rest[12..16] == *b"Go\0\0" {
+            return true;
+        }
+        let padded = |n: usize| n.checked_next_multiple_of(4);
+        let Some(next) = padded(name)
+            .zip(padded(description))
+            .and_then(|(n, d)| n.checked_add(d)?.checked_add(12))
+        else {
+            return false;
+        };
+        rest = rest.get(next..).unwrap_or(&[]);
+    }
+    false
 }
 
 fn interpreter(
@@ -233,6 +266,12 @@ mod tests {
             &[b"\0", glibc.rsplit(|b| *b == b'/').next().expect("name")].concat(),
         );
         assert_eq!(look(&loader), Executable::Loader);
+        let go = b"\x04\0\0\0\x02\0\0\0\x04\0\0\0Go\0\0ab\0\0";
+        let filler = b"\x04\0\0\0\x01\0\0\0\x01\0\0\0GNU\0x\0\0\0";
+        assert_eq!(look(&elf(PT_NOTE, go)), Executable::Go);
+        let second = [&filler[..], &go[..]].concat();
+        assert_eq!(look(&elf(PT_NOTE, &second)), Executable::Go);
+        assert_eq!(look(&elf(PT_NOTE, filler)), Executable::Static);
         let mut other = elf(PT_INTERP, glibc);
         other[4] = 1;
         assert_eq!(look(&other), Executable::ForeignArchitecture);

@@ -104,6 +104,8 @@ pub enum Refusal {
     DeniedPort(u16),
     /// A unix socket whose daemon reaches the network.
     DeniedUnix,
+    /// A unix socket whose daemon reaches the network and was there before this run.
+    DaemonOutside,
     /// Multicast, broadcast, link-local: nothing that Tor could reach.
     NoTorAddress,
     /// A virtual address that stands for no name of this run.
@@ -125,7 +127,7 @@ impl Refusal {
             Refusal::NoPolicy => Errno::ECONNREFUSED,
             Refusal::NotTcp | Refusal::Inbound => Errno::EPERM,
             Refusal::SocketKind(e) => e,
-            Refusal::LoopbackOff | Refusal::DeniedPort(_) | Refusal::DeniedUnix => {
+            Refusal::LoopbackOff | Refusal::DeniedPort(_) | Refusal::DeniedUnix | Refusal::DaemonOutside => {
                 Errno::ECONNREFUSED
             }
             Refusal::NoTorAddress => Errno::ENETUNREACH,
@@ -148,6 +150,9 @@ impl Refusal {
             }
             Refusal::DeniedUnix => {
                 "this daemon resolves or connects for its clients; unix.allow can allow it"
+            }
+            Refusal::DaemonOutside => {
+                "this daemon was started outside uwt and reaches the network beside Tor; end it (gpgconf --kill dirmngr), uwt starts one of its own"
             }
             Refusal::NoTorAddress => "not an address that Tor can reach",
             Refusal::UnknownVirtual => "a virtual address that stands for no name of this run",
@@ -222,9 +227,20 @@ fn loopback(policy: &Policy<'_>, port: u16) -> Route {
     }
 }
 
-/// Where a connect(2) to a unix domain socket goes: direct, or refused. `path` is absolute and
-/// without symbolic links where the caller can tell.
-pub fn unix(policy: &Policy<'_>, path: &[u8]) -> Route {
+/// What becomes of a connection to a unix domain socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UnixRoute {
+    /// As the program asked.
+    Direct,
+    /// Only if the daemon behind it was started within this run, which holds it: GnuPG's dirmngr, which
+    /// gpg starts when there is none.
+    OfThisRun,
+    /// Not at all.
+    Refuse(Refusal),
+}
+
+/// Where a connect(2) to a unix domain socket goes. `path` is absolute and without symbolic links.
+pub fn unix(policy: &Policy<'_>, path: &[u8]) -> UnixRoute {
     // /var/run is /run on every Debian.
     let path = path.strip_prefix(b"/var").map_or(path, |rest| {
         if rest.starts_with(b"/run/") {
@@ -236,11 +252,15 @@ pub fn unix(policy: &Policy<'_>, path: &[u8]) -> Route {
     let denied = DENIED_UNIX
         .iter()
         .any(|d| path == *d || (d.ends_with(b"/") && path.starts_with(d)));
-    let allowed = policy.unix_allow.split(|b| *b == b':').any(|a| a == path);
-    if denied && !allowed {
-        Route::Refuse(Refusal::DeniedUnix)
+    let dirmngr = path.ends_with(b"/S.dirmngr");
+    if policy.unix_allow.split(|b| *b == b':').any(|a| a == path) {
+        UnixRoute::Direct
+    } else if denied {
+        UnixRoute::Refuse(Refusal::DeniedUnix)
+    } else if dirmngr {
+        UnixRoute::OfThisRun
     } else {
-        Route::Direct
+        UnixRoute::Direct
     }
 }
 
@@ -433,16 +453,18 @@ mod tests {
     #[test]
     fn daemons_behind_unix_sockets() {
         let p = policy();
-        let denied = Route::Refuse(Refusal::DeniedUnix);
+        let denied = UnixRoute::Refuse(Refusal::DeniedUnix);
         assert_eq!(unix(&p, b"/var/run/nscd/socket"), denied);
         assert_eq!(unix(&p, b"/run/systemd/resolve/io.systemd.Resolve"), denied);
         assert_eq!(unix(&p, b"/run/dbus/system_bus_socket"), denied);
-        assert_eq!(unix(&p, b"/tmp/.X11-unix/X0"), Route::Direct);
+        assert_eq!(unix(&p, b"/tmp/.X11-unix/X0"), UnixRoute::Direct);
+        let dirmngr = unix(&p, b"/run/user/1000/gnupg/d.x/S.dirmngr");
+        assert_eq!(dirmngr, UnixRoute::OfThisRun);
         let p = Policy {
             unix_allow: b"/x:/run/dbus/system_bus_socket",
             ..p
         };
-        assert_eq!(unix(&p, b"/run/dbus/system_bus_socket"), Route::Direct);
+        assert_eq!(unix(&p, b"/run/dbus/system_bus_socket"), UnixRoute::Direct);
         assert_eq!(unix(&p, b"/run/nscd/socket"), denied);
     }
 

@@ -1,0 +1,42 @@
+//! The behaviour tests: the built binaries against real parts, in a network namespace whose only way out is
+//! a recording sink.
+//!
+//! `cargo test --release -p uwt-tests --test all -- [NAME]...`; each row of the leak matrix is a test of its own.
+//! `UWT_TEST_WRITE_DOCS=1` writes docs/LEAK-MATRIX.md from what was seen.
+
+mod leak;
+mod world;
+
+use libtest_mimic::Arguments;
+use std::process::ExitCode;
+use uwt_tests::bed::Bed;
+use uwt_tests::netns;
+use uwt_tests::sink::Sink;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // One namespace and one sink: what leaves must be told apart.
+    arguments.test_threads = Some(1);
+    let made = netns::enter().and_then(|()| Ok((Bed::make()?, Sink::open()?)));
+    let (bed, sink) = match made {
+        Ok(made) => made,
+        Err(e) => {
+            eprintln!("the tests cannot make a machine of their own: {e}");
+            eprintln!("  they need root, or user namespaces (sysctl kernel.unprivileged_userns_clone)");
+            return ExitCode::FAILURE;
+        }
+    };
+    let world = world::World::make(bed, sink);
+    let mut all = Vec::new();
+    all.extend(leak::tests(&world));
+    let conclusion = libtest_mimic::run(&arguments, all);
+    let skipped = world.skipped();
+    if !skipped.is_empty() {
+        println!("skipped: {}", skipped.len());
+        for (name, why) in skipped {
+            println!("  {name}: {why}");
+        }
+    }
+    world.end();
+    conclusion.exit_code()
+}

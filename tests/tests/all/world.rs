@@ -1,0 +1,136 @@
+//! What all tests share: the bed, the sink, and what is only made when a test wants it.
+
+use libtest_mimic::{Failed, Trial};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use uwt_tests::bed::Bed;
+use uwt_tests::run::{Outcome, Run};
+use uwt_tests::sink::Sink;
+use uwt_tests::socks::Server;
+use uwt_tests::tornet::{self, Network};
+use uwt_tests::{dns, http};
+
+/// Handed to every test.
+pub struct World {
+    /// Binaries and scratch files.
+    pub bed: Bed,
+    sink: Mutex<Sink>,
+    server: OnceLock<Server>,
+    network: Mutex<Option<Network>>,
+    skipped: Mutex<Vec<(String, String)>>,
+}
+
+/// Why a test did not prove what it is there for.
+pub enum Stop {
+    /// It failed.
+    Failed(String),
+    /// It cannot run here, and says why.
+    Skipped(String),
+}
+
+impl<E: std::fmt::Display> From<E> for Stop {
+    fn from(e: E) -> Stop {
+        Stop::Failed(e.to_string())
+    }
+}
+
+/// What a test gives.
+pub type Result<T = ()> = std::result::Result<T, Stop>;
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Fails a test, with a message.
+#[macro_export]
+macro_rules! ensure {
+    ($ok:expr, $($why:tt)+) => {
+        if !$ok {
+            return Err($crate::world::Stop::Failed(format!($($why)+)));
+        }
+    };
+}
+
+impl World {
+    /// Everything that lasts as long as the tests.
+    pub fn make(bed: Bed, sink: Sink) -> Arc<World> {
+        Arc::new(World {
+            bed,
+            sink: Mutex::new(sink),
+            server: OnceLock::new(),
+            network: Mutex::new(None),
+            skipped: Mutex::new(Vec::new()),
+        })
+    }
+
+    /// Tests that were skipped, and why.
+    pub fn skipped(&self) -> Vec<(String, String)> {
+        lock(&self.skipped).clone()
+    }
+
+    /// Ends what runs, removes what was made.
+    pub fn end(&self) {
+        lock(&self.network).take();
+        let _ = std::fs::remove_dir_all(&self.bed.folder);
+    }
+
+    /// The recording SOCKS server. Not on 9150: dirmngr looks for Tor there by itself.
+    pub fn server(&self) -> Result<Server> {
+        if self.server.get().is_none() {
+            let made = Server::listen("127.0.0.1:9350", None)?;
+            let _ = self.server.set(made);
+        }
+        let server = self.server.get().ok_or("no SOCKS server")?;
+        server.script(|s| {
+            s.behaviour = uwt_tests::socks::Behaviour::Serve;
+            s.delay = std::time::Duration::ZERO;
+            s.like_tor = true;
+            s.dribble = false;
+        });
+        server.take();
+        Ok(server.clone())
+    }
+
+    /// Runs `f` with the private Tor network, which the first who asks brings up.
+    pub fn with_tor<T>(&self, f: impl FnOnce(&Network) -> Result<T>) -> Result<T> {
+        if !uwt_tests::bed::has("tor") {
+            return Err(Stop::Skipped("tor is not installed".into()));
+        }
+        let mut network = lock(&self.network);
+        if network.is_none() {
+            dns::listen("127.0.0.1:53")?;
+            http::listen(tornet::WEB, None)?;
+            *network = Some(Network::start(&self.bed.path("tor"))?);
+        }
+        f(network.as_ref().ok_or("no network")?)
+    }
+
+    /// Runs a command; nothing may leave beside Tor.
+    pub fn held(&self, run: Run) -> Result<Outcome> {
+        let outcome = run.watched(&mut lock(&self.sink), false)?;
+        ensure!(outcome.escapes.is_empty(), "it left beside Tor: {outcome:#?}");
+        Ok(outcome)
+    }
+
+    /// Runs a command that may leave; it is ended when it does.
+    pub fn loose(&self, run: Run) -> io::Result<Outcome> {
+        run.watched(&mut lock(&self.sink), true)
+    }
+
+    /// A test of this name.
+    pub fn test(
+        self: &Arc<World>,
+        name: impl Into<String>,
+        f: impl FnOnce(&World) -> Result + Send + 'static,
+    ) -> Trial {
+        let (world, name) = (self.clone(), name.into());
+        Trial::test(name.clone(), move || match f(&world) {
+            Ok(()) => Ok(()),
+            Err(Stop::Failed(why)) => Err(Failed::from(why)),
+            Err(Stop::Skipped(why)) => {
+                lock(&world.skipped).push((name, why));
+                Ok(())
+            }
+        })
+    }
+}
