@@ -444,6 +444,9 @@ fn pass_descriptor(path: &std::path::Path, fd: i32) -> Result<()> {
 }
 
 fn check(world: &World, i: usize, row: &Row, seen: &Seen) -> Result {
+    if let Ok(mut seen) = seen.lock() {
+        seen.entry(i).or_default();
+    }
     let user = matches!(row.with, With::UserChild(_));
     if user && !world.bed.root {
         return Err(Stop::Skipped("setuid files need root to be made".into()));
