@@ -6,7 +6,7 @@
 
 use crate::addr::{self, Address};
 use crate::table::{self, Phase, Table};
-use crate::{epoll, log, state, swap, sys};
+use crate::{epoll, log, state, swap, sys, wait};
 use core::net::{IpAddr, SocketAddr};
 use core::sync::atomic::{AtomicU64, Ordering};
 use sys::Fd;
@@ -84,7 +84,7 @@ pub fn connect(handoff: &Handoff<'static>, fd: Fd, peer: SocketAddr) -> Result<(
         Ok(Step::Done) => finish(fd, Ok(())),
         Ok(Step::Failed(e)) => finish(fd, Err(e)),
         Ok(Step::Wait(_)) if sys::is_nonblocking(fd) => Err(Errno(libc::EINPROGRESS)),
-        Ok(Step::Wait(_)) => wait(fd, send_timeout(fd)).and_then(|r| finish(fd, r)),
+        Ok(Step::Wait(_)) => complete(fd, send_timeout(fd)).and_then(|r| finish(fd, r)),
         Err(e) => {
             close_down(fd, swapped);
             Err(e)
@@ -362,7 +362,7 @@ fn send_timeout(fd: Fd) -> Option<i64> {
 
 /// Waits until a handshake under way has ended; how it did. The outer error is EINTR, or EINPROGRESS
 /// once `until` has passed, with the handshake still under way, as connect(2) has it.
-pub fn wait(fd: Fd, until: Option<i64>) -> Result<Result<(), Errno>, Errno> {
+pub fn complete(fd: Fd, until: Option<i64>) -> Result<Result<(), Errno>, Errno> {
     loop {
         let next = table::with(|t| {
             let i = t.lookup(fd)?;
@@ -386,7 +386,7 @@ pub fn wait(fd: Fd, until: Option<i64>) -> Result<Result<(), Errno>, Errno> {
             events: event,
             revents: 0,
         }];
-        match sys::poll(&mut p, (end - now).max(0)) {
+        match wait::for_libc(&mut p, (end - now).max(0), core::ptr::null()) {
             Err(Errno::EINTR) if !restarts() => return Err(Errno::EINTR),
             _ => {}
         }
@@ -432,7 +432,7 @@ pub fn settle(fd: Fd, dont_wait: bool) -> Result<(), Errno> {
     if dont_wait || sys::is_nonblocking(fd) {
         return Err(Errno::EAGAIN);
     }
-    wait(fd, None)?.inspect_err(|_| {
+    complete(fd, None)?.inspect_err(|_| {
         table::with(|t| t.reset(fd));
     })
 }

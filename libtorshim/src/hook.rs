@@ -84,3 +84,9 @@ pub fn set_errno(errno: uwt_core::errno::Errno) {
     // SAFETY: __errno_location gives this thread's errno, valid for the thread's life.
     unsafe { *libc::__errno_location() = errno.0 };
 }
+
+/// This thread's errno.
+pub fn errno() -> uwt_core::errno::Errno {
+    // SAFETY: as in [`set_errno`].
+    uwt_core::errno::Errno(unsafe { *libc::__errno_location() })
+}

@@ -233,7 +233,7 @@ fn wait(fd: sys::Fd, events: i16, deadline: i64) -> Result<(), Missing> {
             events,
             revents: 0,
         }];
-        match sys::poll(&mut p, left) {
+        match crate::wait::for_libc(&mut p, left, core::ptr::null()) {
             Ok(0) | Err(Errno::EINTR) => {}
             _ => return Ok(()),
         }

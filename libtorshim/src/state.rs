@@ -186,19 +186,25 @@ fn map_names(handoff: &Handoff<'static>) -> Option<NameTable<'static>> {
 }
 
 static PROCESS: AtomicU64 = AtomicU64::new(0);
-static PROCESS_START: AtomicU64 = AtomicU64::new(0);
+static PROCESS_BIRTH: AtomicU64 = AtomicU64::new(0);
 
-/// Who this process is: pid and start time. Read anew after fork(2).
+/// Who this process is. Found out anew after fork(2).
 pub fn process() -> Process {
     let pid = sys::getpid();
     if PROCESS.load(Ordering::Acquire) != u64::from(pid) {
-        PROCESS_START.store(start_time(), Ordering::Release);
+        let birth = sys::pidfd_inode(pid).unwrap_or_else(start_time);
+        PROCESS_BIRTH.store(birth, Ordering::Release);
         PROCESS.store(u64::from(pid), Ordering::Release);
     }
     Process {
         pid,
-        start: PROCESS_START.load(Ordering::Acquire),
+        birth: PROCESS_BIRTH.load(Ordering::Acquire),
     }
+}
+
+/// In a child, after fork(2): its pid may be one that an ancestor had.
+pub fn forked() {
+    PROCESS.store(0, Ordering::Release);
 }
 
 /// Field 22 of /proc/self/stat (proc(5)). Without /proc: the monotonic clock, which gives this

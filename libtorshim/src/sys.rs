@@ -249,6 +249,22 @@ pub fn fstat(fd: Fd) -> Result<libc::stat> {
     call!(SYS_fstat, fd, &raw mut st).map(|_| st)
 }
 
+/// The inode of a process's pidfd: on pidfs (Linux 6.9) a number that no other process has since boot.
+/// `None` where pidfds have no inodes of their own, or cannot be had.
+pub fn pidfd_inode(pid: u32) -> Option<u64> {
+    const PID_FS_MAGIC: libc::__fsword_t = 0x5049_4446;
+    let fd = call!(SYS_pidfd_open, pid, 0).ok()? as Fd;
+    // SAFETY: struct statfs is plain integers, for which zero is a value.
+    let mut fs: libc::statfs = unsafe { core::mem::zeroed() };
+    let known = call!(SYS_fstatfs, fd, &raw mut fs);
+    let inode = fstat(fd).map(|st| st.st_ino);
+    close(fd);
+    match known {
+        Ok(_) if fs.f_type == PID_FS_MAGIC => inode.ok(),
+        _ => None,
+    }
+}
+
 /// newfstatat(2), following symbolic links.
 pub fn stat(path: &CStr) -> Result<libc::stat> {
     // SAFETY: as in `fstat`.

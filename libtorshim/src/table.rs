@@ -345,6 +345,11 @@ extern "C" fn release() {
     TABLE.after_fork(&FORK_MASK);
 }
 
+extern "C" fn release_in_child() {
+    crate::state::forked();
+    release();
+}
+
 unsafe extern "C" {
     /// What pthread_atfork(3) is made of; the latter is not in libc.so.
     fn __register_atfork(
@@ -362,7 +367,7 @@ pub fn register_fork() {
         __register_atfork(
             Some(prepare),
             Some(release),
-            Some(release),
+            Some(release_in_child),
             core::ptr::null_mut(),
         );
     }

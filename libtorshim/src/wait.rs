@@ -2,8 +2,7 @@
 
 use crate::carry::{self, Step};
 use crate::hook::{fail, hooks};
-use crate::sys;
-use crate::table;
+use crate::{hook, sys, table};
 use libc::{c_int, fd_set, nfds_t, pollfd, sigset_t, size_t, timespec, timeval};
 use redhook::real;
 use uwt_core::errno::Errno;
@@ -58,6 +57,27 @@ impl Drop for Scratch {
 /// Stands in `revents` of what is held while the handshake lasts.
 const HELD: i16 = -1;
 
+/// ppoll(2) through libc: a wait of the program's is a cancellation point (pthreads(7)), which a raw system
+/// call is not. Timeout in milliseconds, negative for none. No lock may be held: it may not come back.
+pub fn for_libc(
+    fds: &mut [pollfd],
+    timeout: i64,
+    mask: *const sigset_t,
+) -> Result<usize, Errno> {
+    let t = timespec {
+        tv_sec: timeout / 1000,
+        tv_nsec: timeout % 1000 * 1_000_000,
+    };
+    let t = match timeout {
+        0.. => &raw const t,
+        _ => core::ptr::null(),
+    };
+    // SAFETY: pollfds and a time that live through the call; the mask is null or the program's own. If the
+    // thread is cancelled there, libc unwinds through frames that own nothing but mapped memory.
+    let n = unsafe { real!(ppoll)(fds.as_mut_ptr(), fds.len() as nfds_t, t, mask) };
+    usize::try_from(n).map_err(|_| hook::errno())
+}
+
 /// poll with what is held kept from looking connected. Timeout in milliseconds, negative for none.
 fn poll_held(fds: &mut [pollfd], timeout: i64, mask: *const sigset_t) -> Result<usize, Errno> {
     let mut scratch = Scratch::new(fds.len())?;
@@ -87,7 +107,7 @@ fn poll_held(fds: &mut [pollfd], timeout: i64, mask: *const sigset_t) -> Result<
         let left = end.map_or(i64::MAX, |e| (e - now).max(0));
         let limit = left.min(if held { (due - now).max(0) } else { i64::MAX });
         let limit = if limit == i64::MAX { -1 } else { limit };
-        let n = sys::ppoll(shadow, limit, mask);
+        let n = for_libc(shadow, limit, mask);
         let mut ready = 0;
         for (s, f) in shadow.iter().zip(fds.iter_mut()) {
             if f.revents == HELD {

@@ -25,7 +25,7 @@ pub struct Attached {
     pub circuit: String,
     /// HOST:PORT.
     pub target: String,
-    /// SOCKS_PASSWORD, if tor says it.
+    /// SOCKS_PASSWORD.
     pub password: String,
 }
 
@@ -126,18 +126,21 @@ impl Control {
         self.ask("SETEVENTS STREAM").map(drop)
     }
 
-    /// The next `n` streams that succeed.
+    /// The next `n` streams of clients with credentials that succeed; Tor's own to its directories have none.
     pub fn streams(&mut self, n: usize) -> io::Result<Vec<Attached>> {
         let mut all = Vec::new();
         while all.len() < n {
             let line = self.line()?;
             let words: Vec<&str> = line.split(' ').collect();
             if let ["650", "STREAM", _, "SUCCEEDED", circuit, target, ..] = words[..] {
-                all.push(Attached {
-                    circuit: circuit.to_owned(),
-                    target: target.to_owned(),
-                    password: quoted(&line, "SOCKS_PASSWORD"),
-                });
+                let password = quoted(&line, "SOCKS_PASSWORD");
+                if !password.is_empty() {
+                    all.push(Attached {
+                        circuit: circuit.to_owned(),
+                        target: target.to_owned(),
+                        password,
+                    });
+                }
             }
         }
         Ok(all)

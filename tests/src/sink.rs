@@ -161,7 +161,7 @@ impl Sink {
         self.asking.retain_mut(|stream| match stream.read(&mut buf) {
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
             Ok(n) if !is_about_users(&buf[..n]) => {
-                seen.push(format!("a query to {NSCD}"));
+                seen.push(format!("a query to {NSCD}: {:02x?}", &buf[..n.min(32)]));
                 false
             }
             // Closing makes libc look for itself.

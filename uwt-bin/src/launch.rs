@@ -8,7 +8,9 @@ use crate::setting::{Address, Passthrough, Settings};
 use crate::target::{self, Target};
 use crate::{cli, config, inherited, shim, sigpipe};
 use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use uwt_core::handoff::{self, Handoff, HandoffError};
 use uwt_core::isolation::{self, Connection, Isolation, Process};
@@ -152,18 +154,38 @@ fn app_key(command: &Path) -> HashKey {
     siphash::hash128(b"uwt app identity", &boot)
 }
 
-/// This process, which the command will be: pid and start time stay over execve(2).
+/// This process, which the command will be: pid and birth stay over execve(2). The shim says the same.
 fn this_process() -> Process {
+    let pid = std::process::id();
+    Process {
+        pid,
+        birth: pidfd_inode(pid).unwrap_or_else(start_time),
+    }
+}
+
+/// See [`Process::birth`].
+fn pidfd_inode(pid: u32) -> Option<u64> {
+    const PID_FS_MAGIC: libc::__fsword_t = 0x5049_4446;
+    // SAFETY: plain numbers.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
+    // SAFETY: the descriptor has just been made and is nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: struct statfs is plain integers, for which zero is a value; it lives through the call.
+    let on_pidfs = unsafe {
+        let mut fs: libc::statfs = std::mem::zeroed();
+        libc::fstatfs(fd.as_raw_fd(), &raw mut fs) == 0 && fs.f_type == PID_FS_MAGIC
+    };
+    let inode = std::fs::File::from(fd).metadata().ok()?.ino();
+    on_pidfs.then_some(inode)
+}
+
+/// Field 22 of /proc/self/stat (proc(5)); 0 without /proc.
+fn start_time() -> u64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after = stat.rsplit(')').next().unwrap_or("");
-    let start = after
-        .split_whitespace()
-        .nth(19)
-        .and_then(|f| f.parse().ok());
-    Process {
-        pid: std::process::id(),
-        start: start.unwrap_or(0),
-    }
+    let start = after.split_whitespace().nth(19);
+    start.and_then(|f| f.parse().ok()).unwrap_or(0)
 }
 
 /// Becomes the command. Gives only the refusal; on success it does not return.

@@ -57,9 +57,10 @@ impl Scope {
 pub struct Process {
     /// The process id (getpid(2)).
     pub pid: u32,
-    /// When it started, in clock ticks since boot: field 22 of /proc/PID/stat (proc(5)). It stays the
-    /// same over execve(2) and differs for a reused pid.
-    pub start: u64,
+    /// What no earlier process with this pid had, and what stays the same over execve(2): the inode of its
+    /// pidfd, which Linux never gives twice since boot (6.9 and later, pidfd_open(2)); on older kernels when
+    /// it started, in clock ticks since boot (field 22 of /proc/PID/stat, proc(5)).
+    pub birth: u64,
 }
 
 /// A username and password for RFC 1929, each 1 to 255 bytes. Held inline: the shim does not allocate.
@@ -205,7 +206,7 @@ pub fn credentials(
             p.push(b":pid:");
             p.push_decimal(u64::from(process.pid));
             p.push(b".");
-            p.push_decimal(process.start);
+            p.push_decimal(process.birth);
             if iso.scope == Scope::Connection {
                 p.push(b":");
                 p.push_decimal(connection.serial);
@@ -236,7 +237,7 @@ mod tests {
         }
     }
 
-    const P: Process = Process { pid: 12, start: 34 };
+    const P: Process = Process { pid: 12, birth: 34 };
     const C: Connection<'static> = Connection {
         host: b"a.example",
         port: 80,
@@ -254,7 +255,7 @@ mod tests {
     #[test]
     fn each_scope_shares_what_it_says() {
         let other_pid = Process { pid: 13, ..P };
-        let reused = Process { start: 35, ..P };
+        let reused = Process { birth: 35, ..P };
         let other_dest = Connection {
             host: b"b.example",
             ..C

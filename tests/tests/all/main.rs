@@ -4,7 +4,12 @@
 //! `cargo test --release -p uwt-tests --test all -- [NAME]...`; each row of the leak matrix is a test of its own.
 //! `UWT_TEST_WRITE_DOCS=1` writes docs/LEAK-MATRIX.md from what was seen.
 
+mod clients;
+mod faults;
+mod isolation;
 mod leak;
+mod names;
+mod nonblocking;
 mod world;
 
 use libtest_mimic::Arguments;
@@ -29,6 +34,11 @@ fn main() -> ExitCode {
     let world = world::World::make(bed, sink);
     let mut all = Vec::new();
     all.extend(leak::tests(&world));
+    all.extend(names::tests(&world));
+    all.extend(nonblocking::tests(&world));
+    all.extend(faults::tests(&world));
+    all.extend(clients::tests(&world));
+    all.extend(isolation::tests(&world));
     let conclusion = libtest_mimic::run(&arguments, all);
     let skipped = world.skipped();
     if !skipped.is_empty() {
