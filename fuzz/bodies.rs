@@ -93,7 +93,12 @@ pub fn socks5(data: &[u8]) {
     let cut = usize::from(*flags).min(rest.len());
     let (user, name) = rest.split_at(cut);
     let credentials = Credentials::fixed(user, &user[..user.len().min(7)]);
-    if let Some(request) = Request::new(credentials.as_ref(), Command::Connect, Target::Name(name), 80) {
+    if let Some(request) = Request::new(
+        credentials.as_ref(),
+        Command::Connect,
+        Target::Name(name),
+        80,
+    ) {
         let b = request.bytes();
         assert!(b.starts_with(&[5, 1]));
         assert!((1..=255).contains(&name.len()) && b.ends_with(&[name, &[0, 80]].concat()));
@@ -167,7 +172,9 @@ pub fn names(data: &[u8]) {
             spoiled = true;
             continue;
         }
-        let Ok(address) = one.address(part) else { continue };
+        let Ok(address) = one.address(part) else {
+            continue;
+        };
         touched.push(16 + (u32::from(address) - 0x7f80_0000) as usize);
         assert!(address.octets()[0] == 127 && address.octets()[1] & 0xc0 == 128);
         if spoiled {
@@ -193,7 +200,9 @@ pub fn names(data: &[u8]) {
 /// Any name, any address, any policy: what is not loopback is never reached directly, but for the
 /// SOCKS port itself; loopback never goes to Tor.
 pub fn route(data: &[u8]) {
-    let [flags, p1, p2, rest @ ..] = data else { return };
+    let [flags, p1, p2, rest @ ..] = data else {
+        return;
+    };
     if let Hostname::Remote(name) = hostname::classify(rest, b"own-name") {
         assert!((1..=255).contains(&name.len()));
         let lower = name.to_ascii_lowercase();
@@ -213,14 +222,26 @@ pub fn route(data: &[u8]) {
     let ports = &rest[..rest.len().min(8) & !1];
     let policy = Policy {
         socks: Socks::Ip(socks),
-        localhost: if flags & 2 != 0 { Localhost::Refuse } else { Localhost::Direct },
+        localhost: if flags & 2 != 0 {
+            Localhost::Refuse
+        } else {
+            Localhost::Direct
+        },
         localhost_ports: PortList(ports),
-        inbound: if flags & 4 != 0 { Inbound::Allow } else { Inbound::Loopback },
+        inbound: if flags & 4 != 0 {
+            Inbound::Allow
+        } else {
+            Inbound::Loopback
+        },
         bind: Bind::Keep,
         unix_allow: b"",
     };
     let to = SocketAddr::from((ip, u16::from_be_bytes([*p1, *p2])));
-    let transport = if flags & 8 != 0 { Transport::Udp } else { Transport::Tcp };
+    let transport = if flags & 8 != 0 {
+        Transport::Udp
+    } else {
+        Transport::Tcp
+    };
     let loopback = hostname::is_loopback(ip) && names::virtual_address(ip).is_none();
     match route::outbound(&policy, transport, to) {
         Route::Direct => assert!(loopback, "{to} direct"),
@@ -228,7 +249,10 @@ pub fn route(data: &[u8]) {
         Route::Refuse(r) => assert!(!r.message().is_empty() && r.errno().0 > 0),
     }
     if loopback && policy.localhost == Localhost::Refuse && hostname::canonical(ip) != socks.ip() {
-        assert!(matches!(route::outbound(&policy, transport, to), Route::Refuse(_)));
+        assert!(matches!(
+            route::outbound(&policy, transport, to),
+            Route::Refuse(_)
+        ));
     }
     let _ = route::unix(&policy, rest);
     let _ = route::socket(i32::from(*flags), i32::from(*p1), i32::from(*p2));
@@ -238,7 +262,10 @@ pub fn route(data: &[u8]) {
 /// Any file: it is looked at without a panic, and what is truncated never counts as dynamic.
 pub fn elf(data: &[u8]) {
     let read = |at: u64, buf: &mut [u8]| {
-        let rest = usize::try_from(at).ok().and_then(|a| data.get(a..)).unwrap_or(&[]);
+        let rest = usize::try_from(at)
+            .ok()
+            .and_then(|a| data.get(a..))
+            .unwrap_or(&[]);
         let n = rest.len().min(buf.len());
         buf[..n].copy_from_slice(&rest[..n]);
         n
@@ -254,7 +281,9 @@ pub fn elf(data: &[u8]) {
 
 /// Any DNS query: what parses is answered within the buffer, with the same question.
 pub fn dns(data: &[u8]) {
-    let Some(q) = message::Question::parse(data) else { return };
+    let Some(q) = message::Question::parse(data) else {
+        return;
+    };
     let _ = q.address();
     let records = [
         message::Record::A(Ipv4Addr::LOCALHOST),

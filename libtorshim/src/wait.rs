@@ -59,11 +59,7 @@ const HELD: i16 = -1;
 
 /// ppoll(2) through libc: a wait of the program's is a cancellation point (pthreads(7)), which a raw system
 /// call is not. Timeout in milliseconds, negative for none. No lock may be held: it may not come back.
-pub fn for_libc(
-    fds: &mut [pollfd],
-    timeout: i64,
-    mask: *const sigset_t,
-) -> Result<usize, Errno> {
+pub fn for_libc(fds: &mut [pollfd], timeout: i64, mask: *const sigset_t) -> Result<usize, Errno> {
     let t = timespec {
         tv_sec: timeout / 1000,
         tv_nsec: timeout % 1000 * 1_000_000,

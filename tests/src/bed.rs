@@ -27,7 +27,13 @@ impl Bed {
             || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release"),
             PathBuf::from,
         );
-        for (name, mode) in [("", 0o755), ("bin", 0o755), ("home", 0o755), ("nobody", 0o777), ("work", 0o755)] {
+        for (name, mode) in [
+            ("", 0o755),
+            ("bin", 0o755),
+            ("home", 0o755),
+            ("nobody", 0o777),
+            ("work", 0o755),
+        ] {
             let f = folder.join(name);
             fs::create_dir_all(&f)?;
             fs::set_permissions(&f, fs::Permissions::from_mode(mode))?;
@@ -66,24 +72,43 @@ impl Bed {
     /// `uwt` on the SOCKS port of `port`.
     pub fn uwt(&self, port: u16) -> Run {
         let run = self.run(&self.path("bin/uwt").to_string_lossy());
-        run.arg("-P").arg(port.to_string()).args(["--level", "preload"])
+        run.arg("-P")
+            .arg(port.to_string())
+            .args(["--level", "preload"])
     }
 
     /// Compiles C with `compiler` and its words of options; gives the program's path. Once per name.
-    pub fn compile(&self, name: &str, compiler: &str, options: &str, source: &str) -> io::Result<PathBuf> {
+    pub fn compile(
+        &self,
+        name: &str,
+        compiler: &str,
+        options: &str,
+        source: &str,
+    ) -> io::Result<PathBuf> {
         let to = self.path("work").join(name);
         if to.exists() {
             return Ok(to);
         }
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("vectors").join(source);
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("vectors")
+            .join(source);
         let words = options.split(' ').filter(|w| !w.is_empty());
         let mut command = Command::new(compiler);
         if compiler == "go" {
             command.args(words).arg("-o").arg(&to).arg(&source);
-            command.env("GOCACHE", self.path("home/go")).env("GOFLAGS", "-mod=mod").env("HOME", self.path("home"));
+            command
+                .env("GOCACHE", self.path("home/go"))
+                .env("GOFLAGS", "-mod=mod")
+                .env("HOME", self.path("home"));
         } else {
-            let (libraries, flags): (Vec<&str>, Vec<&str>) = words.partition(|w| w.starts_with("-l"));
-            command.args(flags).arg("-o").arg(&to).arg(&source).args(libraries);
+            let (libraries, flags): (Vec<&str>, Vec<&str>) =
+                words.partition(|w| w.starts_with("-l"));
+            command
+                .args(flags)
+                .arg("-o")
+                .arg(&to)
+                .arg(&source)
+                .args(libraries);
         }
         let out = command
             .output()
@@ -97,7 +122,12 @@ impl Bed {
 
     /// The vectors, see tests/vectors/vectors.c.
     pub fn vectors(&self) -> io::Result<PathBuf> {
-        self.compile("vectors", "cc", "-O1 -lpthread -lresolv -lanl -ldl", "vectors.c")
+        self.compile(
+            "vectors",
+            "cc",
+            "-O1 -lpthread -lresolv -lanl -ldl",
+            "vectors.c",
+        )
     }
 }
 
@@ -115,7 +145,14 @@ fn mapped() -> bool {
 
 /// Whether a program is to be found along the usual PATH.
 pub fn has(program: &str) -> bool {
-    ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"]
-        .iter()
-        .any(|d| Path::new(d).join(program).exists())
+    [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ]
+    .iter()
+    .any(|d| Path::new(d).join(program).exists())
 }

@@ -59,7 +59,10 @@ impl Control {
         let mut control = Control {
             lines: BufReader::new(stream),
         };
-        let cookie: String = std::fs::read(cookie)?.iter().map(|b| format!("{b:02x}")).collect();
+        let cookie: String = std::fs::read(cookie)?
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
         control.ask(&format!("AUTHENTICATE {cookie}"))?;
         Ok(control)
     }
@@ -74,7 +77,9 @@ impl Control {
 
     /// Sends a command; gives the reply's lines.
     pub fn ask(&mut self, command: &str) -> io::Result<Vec<String>> {
-        self.lines.get_mut().write_all(format!("{command}\r\n").as_bytes())?;
+        self.lines
+            .get_mut()
+            .write_all(format!("{command}\r\n").as_bytes())?;
         let mut all = Vec::new();
         loop {
             let line = self.line()?;

@@ -39,7 +39,18 @@ fn answer(query: &[u8]) -> Option<Vec<u8>> {
     let missing = name.starts_with("missing.");
     let data = data.filter(|_| !missing);
     let mut reply = query.get(..2)?.to_vec();
-    reply.extend([0x85, if missing { 0x83 } else { 0x80 }, 0, 1, 0, u8::from(data.is_some()), 0, 0, 0, 0]);
+    reply.extend([
+        0x85,
+        if missing { 0x83 } else { 0x80 },
+        0,
+        1,
+        0,
+        u8::from(data.is_some()),
+        0,
+        0,
+        0,
+        0,
+    ]);
     reply.extend(question);
     if let Some(data) = data {
         reply.extend([0xc0, 12, 0, kind, 0, 1, 0, 0, 0, 60, 0, data.len() as u8]);

@@ -19,7 +19,10 @@ pub fn serve<S: Read + Write>(stream: S, files: Option<&Path>) -> io::Result<()>
             return Ok(());
         }
         let mut words = line.split_whitespace();
-        let (method, path) = (words.next().unwrap_or(""), words.next().unwrap_or("/").to_owned());
+        let (method, path) = (
+            words.next().unwrap_or(""),
+            words.next().unwrap_or("/").to_owned(),
+        );
         let head_only = method == "HEAD";
         // `curl --proxy http://..` asks for a whole URL.
         let path = path.strip_prefix("http://").map_or(path.clone(), |p| {
@@ -41,7 +44,10 @@ pub fn serve<S: Read + Write>(stream: S, files: Option<&Path>) -> io::Result<()>
         }
         io::copy(&mut (&mut stream).take(length as u64), &mut io::sink())?;
         let out = stream.get_mut();
-        if let Some(n) = path.strip_prefix("/bytes/").and_then(|n| n.parse::<u64>().ok()) {
+        if let Some(n) = path
+            .strip_prefix("/bytes/")
+            .and_then(|n| n.parse::<u64>().ok())
+        {
             head(out, "200 OK", n)?;
             let zeroes = [0u8; 65536];
             let mut left = n;
@@ -57,7 +63,10 @@ pub fn serve<S: Read + Write>(stream: S, files: Option<&Path>) -> io::Result<()>
             let (status, body) = match file.map(std::fs::read) {
                 Some(Ok(b)) => ("200 OK", b),
                 Some(Err(_)) => ("404 Not Found", b"no such file\n".to_vec()),
-                None => ("200 OK", format!("{method} {path} of {host}\n").into_bytes()),
+                None => (
+                    "200 OK",
+                    format!("{method} {path} of {host}\n").into_bytes(),
+                ),
             };
             head(out, status, body.len() as u64)?;
             if !head_only {

@@ -28,10 +28,7 @@ fn ip(arguments: &str) -> io::Result<()> {
         return Ok(());
     }
     let why = String::from_utf8_lossy(&out.stderr);
-    Err(io::Error::other(format!(
-        "ip {arguments}: {}",
-        why.trim()
-    )))
+    Err(io::Error::other(format!("ip {arguments}: {}", why.trim())))
 }
 
 fn mount(source: &str, target: &str, kind: &str, flags: libc::c_ulong) -> io::Result<()> {
@@ -105,10 +102,18 @@ pub fn enter() -> io::Result<()> {
         "/etc/resolv.conf",
         &format!("nameserver {RESOLVER}\noptions timeout:1 attempts:1\n"),
     )?;
-    overlay(scratch, "/etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files dns\n")?;
+    overlay(
+        scratch,
+        "/etc/nsswitch.conf",
+        "passwd: files\ngroup: files\nhosts: files dns\nnetworks: files dns\n",
+    )?;
 
     // The kernel's own chatter on a new interface would look like a leak.
-    for (name, value) in [("accept_dad", "0"), ("router_solicitations", "0"), ("addr_gen_mode", "1")] {
+    for (name, value) in [
+        ("accept_dad", "0"),
+        ("router_solicitations", "0"),
+        ("addr_gen_mode", "1"),
+    ] {
         let _ = fs::write(format!("/proc/sys/net/ipv6/conf/default/{name}"), value);
     }
     let _ = fs::write("/proc/sys/net/ipv4/ping_group_range", "0 65535");

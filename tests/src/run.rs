@@ -37,9 +37,8 @@ pub struct Outcome {
 impl Outcome {
     /// Its exit code; a signal as the shell shows it; -1 if it was killed at the end of its time.
     pub fn code(&self) -> i32 {
-        self.status.map_or(-1, |s| {
-            s.code().unwrap_or(128 + s.signal().unwrap_or(0))
-        })
+        self.status
+            .map_or(-1, |s| s.code().unwrap_or(128 + s.signal().unwrap_or(0)))
     }
 
     /// Itself if it ended with `code`, else all that is known, as a failure.
@@ -60,7 +59,10 @@ impl Run {
         let mut command = Command::new(program);
         command
             .env_clear()
-            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env(
+                "PATH",
+                "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            )
             .env("HOME", home)
             .env("LANG", "C.UTF-8")
             .env("TERM", "dumb")

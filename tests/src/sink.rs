@@ -32,7 +32,13 @@ const NSCD: &str = "/run/nscd/socket";
 /// Whether a request to nscd (nscd-client.h: version 2, type, length of the key) is about users, groups,
 /// services or netgroups: libc asks those past every hook, and they are in files. Hosts are 4 to 7, 13, 14.
 fn is_about_users(request: &[u8]) -> bool {
-    let word = |at: usize| request.get(at..at + 4)?.try_into().ok().map(i32::from_ne_bytes);
+    let word = |at: usize| {
+        request
+            .get(at..at + 4)?
+            .try_into()
+            .ok()
+            .map(i32::from_ne_bytes)
+    };
     word(0) == Some(2) && word(4).is_some_and(|kind| !matches!(kind, 4..=7 | 13 | 14))
 }
 
@@ -158,15 +164,16 @@ impl Sink {
                 }
             }
         }
-        self.asking.retain_mut(|stream| match stream.read(&mut buf) {
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
-            Ok(n) if !is_about_users(&buf[..n]) => {
-                seen.push(format!("a query to {NSCD}: {:02x?}", &buf[..n.min(32)]));
-                false
-            }
-            // Closing makes libc look for itself.
-            _ => false,
-        });
+        self.asking
+            .retain_mut(|stream| match stream.read(&mut buf) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => true,
+                Ok(n) if !is_about_users(&buf[..n]) => {
+                    seen.push(format!("a query to {NSCD}: {:02x?}", &buf[..n.min(32)]));
+                    false
+                }
+                // Closing makes libc look for itself.
+                _ => false,
+            });
         Ok(seen)
     }
 
@@ -225,16 +232,22 @@ fn summary(frame: &[u8]) -> Option<String> {
             let to = Ipv4Addr::new(to[0], to[1], to[2], to[3]);
             let header = 14 + usize::from(frame[14] & 15) * 4;
             let kind = protocol(frame[23]);
-            Some(match port(header + 2).filter(|_| matches!(frame[23], 6 | 17 | 132 | 136)) {
-                Some(p) => format!("{kind} to {to}:{p}, {} bytes", frame.len()),
-                None => format!("{kind} to {to}, {} bytes", frame.len()),
-            })
+            Some(
+                match port(header + 2).filter(|_| matches!(frame[23], 6 | 17 | 132 | 136)) {
+                    Some(p) => format!("{kind} to {to}:{p}, {} bytes", frame.len()),
+                    None => format!("{kind} to {to}, {} bytes", frame.len()),
+                },
+            )
         }
         0x86dd => {
             let to: [u8; 16] = frame.get(38..54)?.try_into().ok()?;
             let to = Ipv6Addr::from(to);
             // A hop-by-hop header (0) comes before multicast listener reports alone.
-            let next = if frame[20] == 0 { *frame.get(54)? } else { frame[20] };
+            let next = if frame[20] == 0 {
+                *frame.get(54)?
+            } else {
+                frame[20]
+            };
             let at = if frame[20] == 0 { 62 } else { 54 };
             if next == 58 && matches!(frame.get(at), Some(133..=136 | 143)) {
                 return None;

@@ -251,7 +251,11 @@ impl Client {
                 Behaviour::DieAfterReading(limit) => (limit - self.read).min(buf.len()),
                 _ => buf.len(),
             };
-            let got = if room == 0 { 0 } else { self.stream.read(&mut buf[..room])? };
+            let got = if room == 0 {
+                0
+            } else {
+                self.stream.read(&mut buf[..room])?
+            };
             if got == 0 {
                 if room == 0 {
                     self.stream.reset();
@@ -273,7 +277,11 @@ impl Client {
             data.truncate(limit - self.sent);
         }
         self.sent += data.len();
-        let step = if self.script.dribble { 1 } else { data.len().max(1) };
+        let step = if self.script.dribble {
+            1
+        } else {
+            data.len().max(1)
+        };
         for part in data.chunks(step) {
             self.stream.write_all(part)?;
             if self.script.dribble {
@@ -410,7 +418,10 @@ impl Client {
                 if request.command != 1 {
                     return Ok(());
                 }
-                http::serve(Rest(&mut self.ahead, &mut self.stream), shared.files.as_deref())
+                http::serve(
+                    Rest(&mut self.ahead, &mut self.stream),
+                    shared.files.as_deref(),
+                )
             }
         }
     }

@@ -57,7 +57,10 @@ Log notice stdout
 ";
 
 fn folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 fn tool(name: &str) -> Command {
@@ -105,7 +108,14 @@ impl Network {
             folder(&keys)?;
             let mut gencert = tool("tor-gencert");
             gencert
-                .args(["--create-identity-key", "-m", "12", "--passphrase-fd", "0", "-a"])
+                .args([
+                    "--create-identity-key",
+                    "-m",
+                    "12",
+                    "--passphrase-fd",
+                    "0",
+                    "-a",
+                ])
                 .arg(format!("127.0.0.1:{dir}"))
                 .arg("-i")
                 .arg(keys.join("authority_identity_key"))
@@ -130,7 +140,10 @@ impl Network {
             let mut list = tool("tor");
             list.arg("--list-fingerprint").arg("-f").arg(&torrc);
             list.args(["--quiet", "--DirAuthority"]);
-            list.arg(format!("x orport={or} v3ident={v3} 127.0.0.1:{dir} {}", "0".repeat(40)));
+            list.arg(format!(
+                "x orport={or} v3ident={v3} 127.0.0.1:{dir} {}",
+                "0".repeat(40)
+            ));
             let listed = output(list, b"")?;
             let fingerprint: String = listed
                 .lines()
@@ -199,7 +212,9 @@ impl Network {
             let log = fs::read_to_string(at.join("client.log")).unwrap_or_default();
             io::Error::other(format!("the Tor network did not come up:\n{log}"))
         })?;
-        network.onion = fs::read_to_string(at.join("hs/hostname"))?.trim().to_owned();
+        network.onion = fs::read_to_string(at.join("hs/hostname"))?
+            .trim()
+            .to_owned();
         Ok(network)
     }
 

@@ -127,9 +127,10 @@ impl Refusal {
             Refusal::NoPolicy => Errno::ECONNREFUSED,
             Refusal::NotTcp | Refusal::Inbound => Errno::EPERM,
             Refusal::SocketKind(e) => e,
-            Refusal::LoopbackOff | Refusal::DeniedPort(_) | Refusal::DeniedUnix | Refusal::DaemonOutside => {
-                Errno::ECONNREFUSED
-            }
+            Refusal::LoopbackOff
+            | Refusal::DeniedPort(_)
+            | Refusal::DeniedUnix
+            | Refusal::DaemonOutside => Errno::ECONNREFUSED,
             Refusal::NoTorAddress => Errno::ENETUNREACH,
             Refusal::UnknownVirtual => Errno::EHOSTUNREACH,
             Refusal::FastOpen => Errno::EOPNOTSUPP,

@@ -16,7 +16,10 @@ fn circuits() -> io::Result<()> {
     let cookie = std::env::var_os("UWT_TEST_COOKIE").map(PathBuf::from);
     let cookie = cookie.ok_or_else(|| io::Error::other("call it from uwt-testbed run"))?;
     let circuits = Control::open(tornet::CONTROL, &cookie)?.circuits()?;
-    println!("{:<8}{:<28}SOCKS password (run, pid, start time)", "circuit", "path");
+    println!(
+        "{:<8}{:<28}SOCKS password (run, pid, start time)",
+        "circuit", "path"
+    );
     for c in circuits {
         println!("{:<8}{:<28}{}", c.id, c.path.join(","), c.password);
     }
@@ -52,7 +55,11 @@ fn run(words: &[String]) -> io::Result<ExitCode> {
     drop(network);
     let _ = std::fs::remove_dir_all(&folder);
     let code = status.code().unwrap_or(1) as u8;
-    Ok(ExitCode::from(if escaped.is_empty() { code } else { code.max(1) }))
+    Ok(ExitCode::from(if escaped.is_empty() {
+        code
+    } else {
+        code.max(1)
+    }))
 }
 
 fn main() -> ExitCode {
@@ -60,7 +67,9 @@ fn main() -> ExitCode {
     let result = match words.first().map(String::as_str) {
         Some("circuits") => circuits().map(|()| ExitCode::SUCCESS),
         Some("run") => run(&words[1..]),
-        _ => Err(io::Error::other("usage: uwt-testbed run COMMAND... | circuits")),
+        _ => Err(io::Error::other(
+            "usage: uwt-testbed run COMMAND... | circuits",
+        )),
     };
     result.unwrap_or_else(|e| {
         eprintln!("uwt-testbed: {e}");

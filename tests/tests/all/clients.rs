@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use uwt_tests::bed::has;
+use uwt_tests::http;
 use uwt_tests::run::Run;
 use uwt_tests::tornet::{self, Network};
-use uwt_tests::http;
 
 /// The web server that serves files, as the exits reach it.
 const FILES: &str = "127.0.0.1:18081";
@@ -53,7 +53,9 @@ fn uwt(w: &World) -> Run {
 }
 
 fn curl_name(w: &World, _: &Network) -> Result {
-    let o = w.held(uwt(w).args(["curl", "-sS", "http://www.example:18080/a"]))?.expect(0)?;
+    let o = w
+        .held(uwt(w).args(["curl", "-sS", "http://www.example:18080/a"]))?
+        .expect(0)?;
     ensure!(o.out == "GET /a of www.example:18080\n", "{o:#?}");
     Ok(())
 }
@@ -61,7 +63,16 @@ fn curl_name(w: &World, _: &Network) -> Result {
 fn curl_onion(w: &World, n: &Network) -> Result {
     // The descriptor is published some seconds after the network is up.
     let url = format!("http://{}/b", n.onion);
-    let o = w.held(uwt(w).args(["curl", "-sS", "--retry", "20", "--retry-delay", "1", "--retry-all-errors", &url]))?;
+    let o = w.held(uwt(w).args([
+        "curl",
+        "-sS",
+        "--retry",
+        "20",
+        "--retry-delay",
+        "1",
+        "--retry-all-errors",
+        &url,
+    ]))?;
     let o = o.expect(0)?;
     ensure!(o.out.contains("GET /b of"), "{o:#?}");
     Ok(())
@@ -75,15 +86,32 @@ fn curl_own_proxy(w: &World, _: &Network) -> Result {
         vec!["--noproxy", "*"],
         vec!["--proxy", "http://www.example:18080"],
     ] {
-        let o = w.held(uwt(w).args(["curl", "-sS", "http://www.example:18080/c"]).args(&arguments))?.expect(0)?;
+        let o = w
+            .held(
+                uwt(w)
+                    .args(["curl", "-sS", "http://www.example:18080/c"])
+                    .args(&arguments),
+            )?
+            .expect(0)?;
         ensure!(o.out.contains("GET "), "{arguments:?}: {o:#?}");
     }
     let rc = w.bed.path("home/rc");
-    fs::write(&rc, "user-agent = \"x\"\nurl = \"http://www.example:18080/from-file\"\n")?;
-    let o = w.held(uwt(w).args(["curl", "-sS", "-K"]).arg(&rc))?.expect(0)?;
+    fs::write(
+        &rc,
+        "user-agent = \"x\"\nurl = \"http://www.example:18080/from-file\"\n",
+    )?;
+    let o = w
+        .held(uwt(w).args(["curl", "-sS", "-K"]).arg(&rc))?
+        .expect(0)?;
     ensure!(o.out.contains("GET /from-file"), "{o:#?}");
     // A proxy that is not there is an error, not a reason to go without.
-    let o = w.held(uwt(w).args(["curl", "-sS", "--proxy", "http://127.0.0.1:1", "http://www.example:18080/"]))?;
+    let o = w.held(uwt(w).args([
+        "curl",
+        "-sS",
+        "--proxy",
+        "http://127.0.0.1:1",
+        "http://www.example:18080/",
+    ]))?;
     ensure!(o.code() == 7, "{o:#?}");
     Ok(())
 }
@@ -93,7 +121,10 @@ fn curl_unix(w: &World, n: &Network) -> Result {
     let address = format!("unix:{}", n.unix().display());
     for more in [&["curl", "-sS"][..], &["wget", "-q", "-O-"]] {
         let run = Run::new(w.bed.path("bin/uwt"), &w.bed.path("home"));
-        let run = run.args(["-a", &address]).args(more).arg("http://www.example:18080/u");
+        let run = run
+            .args(["-a", &address])
+            .args(more)
+            .arg("http://www.example:18080/u");
         let o = w.held(run)?.expect(0)?;
         ensure!(o.out.contains("GET /u of"), "{o:#?}");
     }
@@ -102,7 +133,16 @@ fn curl_unix(w: &World, n: &Network) -> Result {
 }
 
 fn curl_six(w: &World, _: &Network) -> Result {
-    let o = w.held(uwt(w).args(["-a", "::1", "wget", "-q", "-O-", "http://www.example:18080/six"]))?.expect(0)?;
+    let o = w
+        .held(uwt(w).args([
+            "-a",
+            "::1",
+            "wget",
+            "-q",
+            "-O-",
+            "http://www.example:18080/six",
+        ]))?
+        .expect(0)?;
     ensure!(o.out.contains("GET /six of"), "{o:#?}");
     Ok(())
 }
@@ -112,14 +152,20 @@ fn curl_loopback(w: &World, _: &Network) -> Result {
         let o = w.held(uwt(w).args(["curl", "-sS", url]))?.expect(0)?;
         ensure!(o.out.contains("GET /l of"), "{o:#?}");
         // Closed where the configuration says so. curl's own proxy exception for loopback leads nowhere then.
-        let o = w.held(uwt(w).env("UWT_LOCALHOST_PASSTHROUGH", "off").args(["curl", "-sS", url]))?;
+        let o = w.held(
+            uwt(w)
+                .env("UWT_LOCALHOST_PASSTHROUGH", "off")
+                .args(["curl", "-sS", url]),
+        )?;
         ensure!(o.code() == 7, "{o:#?}");
     }
     Ok(())
 }
 
 fn wget(w: &World, _: &Network) -> Result {
-    let o = w.held(uwt(w).args(["wget", "-q", "-O-", "http://www.example:18080/w"]))?.expect(0)?;
+    let o = w
+        .held(uwt(w).args(["wget", "-q", "-O-", "http://www.example:18080/w"]))?
+        .expect(0)?;
     ensure!(o.out == "GET /w of www.example:18080\n", "{o:#?}");
     Ok(())
 }
@@ -144,7 +190,9 @@ cd debian && apt-ftparchive packages . > Packages && apt-ftparchive release . > 
 "#;
     let o = w.bed.run("sh").args(["-c", script]).folder(&folder).run()?;
     if o.code() != 0 {
-        return Err(Stop::Failed(format!("the served folder cannot be made: {o:#?}")));
+        return Err(Stop::Failed(format!(
+            "the served folder cannot be made: {o:#?}"
+        )));
     }
     http::listen(FILES, Some(folder.clone()))?;
     Ok(folder)
@@ -155,8 +203,12 @@ fn git_http(w: &World, _: &Network) -> Result {
     served(w)?;
     let to = w.bed.path("home/clone-http");
     let url = format!("{FILES_URL}/repo.git");
-    w.held(uwt(w).args(["git", "clone", "-q", &url]).arg(&to))?.expect(0)?;
-    ensure!(fs::read_to_string(to.join("file"))? == "carried\n", "not the file");
+    w.held(uwt(w).args(["git", "clone", "-q", &url]).arg(&to))?
+        .expect(0)?;
+    ensure!(
+        fs::read_to_string(to.join("file"))? == "carried\n",
+        "not the file"
+    );
     Ok(())
 }
 
@@ -176,12 +228,20 @@ fn sshd(w: &World) -> Result<(Server, PathBuf)> {
         return Err(Stop::Skipped("sshd needs root".into()));
     }
     let folder = w.bed.path("ssh");
-    fs::DirBuilder::new().mode(0o700).recursive(true).create(&folder)?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(&folder)?;
     fs::create_dir_all("/run/sshd")?;
     for key in ["host", "user"] {
         let file = folder.join(key);
         if !file.exists() {
-            w.bed.run("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&file).run()?.expect(0)?;
+            w.bed
+                .run("ssh-keygen")
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(&file)
+                .run()?
+                .expect(0)?;
         }
     }
     let at = folder.display();
@@ -201,7 +261,13 @@ fn sshd(w: &World) -> Result<(Server, PathBuf)> {
     )?;
     // In a mount namespace without the sink's nscd: sshd is nobody whom uwt holds, and asks it for hosts.
     let mut child = Command::new("unshare")
-        .args(["-m", "sh", "-c", "mount -t tmpfs none /run/nscd && exec /usr/sbin/sshd \"$@\"", "sshd"])
+        .args([
+            "-m",
+            "sh",
+            "-c",
+            "mount -t tmpfs none /run/nscd && exec /usr/sbin/sshd \"$@\"",
+            "sshd",
+        ])
         .args(["-D", "-e", "-f"])
         .arg(folder.join("sshd_config"))
         .stdin(Stdio::null())
@@ -223,21 +289,47 @@ fn sshd(w: &World) -> Result<(Server, PathBuf)> {
 fn ssh(w: &World, _: &Network) -> Result {
     let (_server, folder) = sshd(w)?;
     let config = folder.join("config");
-    let o = w.held(uwt(w).args(["ssh", "-F"]).arg(&config).args(["shell.example", "echo", "there"]))?.expect(0)?;
+    let o = w
+        .held(
+            uwt(w)
+                .args(["ssh", "-F"])
+                .arg(&config)
+                .args(["shell.example", "echo", "there"]),
+        )?
+        .expect(0)?;
     ensure!(o.out == "there\n", "{o:#?}");
     // As apt, git and rsync use it: the exit status comes back.
-    w.held(uwt(w).args(["ssh", "-F"]).arg(&config).args(["shell.example", "exit 7"]))?.expect(7)?;
+    w.held(
+        uwt(w)
+            .args(["ssh", "-F"])
+            .arg(&config)
+            .args(["shell.example", "exit 7"]),
+    )?
+    .expect(7)?;
     let (from, to) = (w.bed.path("home/scp-from"), w.bed.path("home/scp-to"));
     fs::write(&from, vec![b'x'; 300_000])?;
     let there = format!("shell.example:{}", to.display());
-    w.held(uwt(w).args(["scp", "-q", "-F"]).arg(&config).arg(&from).arg(there))?.expect(0)?;
+    w.held(
+        uwt(w)
+            .args(["scp", "-q", "-F"])
+            .arg(&config)
+            .arg(&from)
+            .arg(there),
+    )?
+    .expect(0)?;
     ensure!(fs::read(&to)?.len() == 300_000, "scp");
     let clone = w.bed.path("home/clone-ssh");
     let url = format!("ssh://shell.example:2222{}/repo.git", served(w)?.display());
     let command = format!("ssh -F {}", config.display());
-    let run = uwt(w).env("GIT_SSH_COMMAND", command).args(["git", "clone", "-q", &url]).arg(&clone);
+    let run = uwt(w)
+        .env("GIT_SSH_COMMAND", command)
+        .args(["git", "clone", "-q", &url])
+        .arg(&clone);
     w.held(run)?.expect(0)?;
-    ensure!(fs::read_to_string(clone.join("file"))? == "carried\n", "git over ssh");
+    ensure!(
+        fs::read_to_string(clone.join("file"))? == "carried\n",
+        "git over ssh"
+    );
     Ok(())
 }
 
@@ -248,12 +340,21 @@ fn apt(w: &World, _: &Network) -> Result {
     }
     served(w)?;
     let root = w.bed.path("apt");
-    for folder in ["etc/sources", "state/lists/partial", "cache/archives/partial", "root/var/lib/dpkg/info", "root/var/lib/dpkg/updates"] {
+    for folder in [
+        "etc/sources",
+        "state/lists/partial",
+        "cache/archives/partial",
+        "root/var/lib/dpkg/info",
+        "root/var/lib/dpkg/updates",
+    ] {
         fs::create_dir_all(root.join(folder))?;
         fs::set_permissions(root.join(folder), fs::Permissions::from_mode(0o755))?;
     }
     fs::write(root.join("root/var/lib/dpkg/status"), "")?;
-    fs::write(root.join("etc/sources/x.list"), format!("deb [trusted=yes] {FILES_URL}/debian ./\n"))?;
+    fs::write(
+        root.join("etc/sources/x.list"),
+        format!("deb [trusted=yes] {FILES_URL}/debian ./\n"),
+    )?;
     let at = root.display();
     let options = [
         format!("Dir::Etc::SourceParts={at}/etc/sources"),
@@ -266,9 +367,19 @@ fn apt(w: &World, _: &Network) -> Result {
     ];
     let words = || options.iter().flat_map(|o| ["-o", o.as_str()]);
     // The methods run as _apt: what the shim needs must be readable then.
-    w.held(uwt(w).args(["apt-get", "-q"]).args(words()).arg("update"))?.expect(0)?;
-    w.held(uwt(w).args(["apt-get", "-q", "-y"]).args(words()).args(["install", "uwt-hello"]))?.expect(0)?;
-    ensure!(root.join("root/usr/share/uwt-hello/hello").exists(), "not installed");
+    w.held(uwt(w).args(["apt-get", "-q"]).args(words()).arg("update"))?
+        .expect(0)?;
+    w.held(
+        uwt(w)
+            .args(["apt-get", "-q", "-y"])
+            .args(words())
+            .args(["install", "uwt-hello"]),
+    )?
+    .expect(0)?;
+    ensure!(
+        root.join("root/usr/share/uwt-hello/hello").exists(),
+        "not installed"
+    );
     Ok(())
 }
 
@@ -282,23 +393,63 @@ fn gpg(w: &World, _: &Network) -> Result {
         Ok(home)
     };
     let (theirs, mine) = (make("gpg-theirs")?, make("gpg-mine")?);
-    let gpg = |home: &PathBuf| w.bed.run("gpg").args(["--batch", "--quiet", "--homedir"]).arg(home);
+    let gpg = |home: &PathBuf| {
+        w.bed
+            .run("gpg")
+            .args(["--batch", "--quiet", "--homedir"])
+            .arg(home)
+    };
     gpg(&theirs)
-        .args(["--passphrase", "", "--quick-gen-key", "Carried <carried@example>", "ed25519", "sign", "never"])
+        .args([
+            "--passphrase",
+            "",
+            "--quick-gen-key",
+            "Carried <carried@example>",
+            "ed25519",
+            "sign",
+            "never",
+        ])
         .run()?
         .expect(0)?;
-    let listed = gpg(&theirs).args(["--with-colons", "--list-keys"]).run()?.expect(0)?;
-    let fingerprint = listed.out.lines().find_map(|l| l.strip_prefix("fpr:::::::::")).unwrap_or("").trim_end_matches(':').to_owned();
-    let key = gpg(&theirs).args(["--armor", "--export"]).run()?.expect(0)?;
+    let listed = gpg(&theirs)
+        .args(["--with-colons", "--list-keys"])
+        .run()?
+        .expect(0)?;
+    let fingerprint = listed
+        .out
+        .lines()
+        .find_map(|l| l.strip_prefix("fpr:::::::::"))
+        .unwrap_or("")
+        .trim_end_matches(':')
+        .to_owned();
+    let key = gpg(&theirs)
+        .args(["--armor", "--export"])
+        .run()?
+        .expect(0)?;
     fs::create_dir_all(folder.join("pks"))?;
     fs::write(folder.join("pks/lookup"), key.out)?;
     // dirmngr's own resolver knows UDP only; told to use libc's, it is carried.
     fs::write(mine.join("dirmngr.conf"), "standard-resolver\nno-use-tor\n")?;
     let run = uwt(w).args(["gpg", "--batch", "--homedir"]).arg(&mine);
-    let run = run.args(["--keyserver", "hkp://files.example:18081", "--recv-keys", &fingerprint]);
+    let run = run.args([
+        "--keyserver",
+        "hkp://files.example:18081",
+        "--recv-keys",
+        &fingerprint,
+    ]);
     let o = w.held(run)?;
-    w.bed.run("gpgconf").arg("--homedir").arg(&mine).args(["--kill", "all"]).run()?;
-    w.bed.run("gpgconf").arg("--homedir").arg(&theirs).args(["--kill", "all"]).run()?;
+    w.bed
+        .run("gpgconf")
+        .arg("--homedir")
+        .arg(&mine)
+        .args(["--kill", "all"])
+        .run()?;
+    w.bed
+        .run("gpgconf")
+        .arg("--homedir")
+        .arg(&theirs)
+        .args(["--kill", "all"])
+        .run()?;
     o.expect(0)?;
     Ok(())
 }
@@ -338,11 +489,15 @@ fn node(w: &World, _: &Network) -> Result {
 
 fn user(w: &World, _: &Network) -> Result {
     if !w.bed.root {
-        return Err(Stop::Skipped("the tests run as an ordinary user already".into()));
+        return Err(Stop::Skipped(
+            "the tests run as an ordinary user already".into(),
+        ));
     }
     for command in [&["curl", "-sS"][..], &["wget", "-q", "-O-"]] {
         let run = w.bed.run_as_user(&w.bed.path("bin/uwt").to_string_lossy());
-        let o = w.held(run.args(command).arg("http://www.example:18080/user"))?.expect(0)?;
+        let o = w
+            .held(run.args(command).arg("http://www.example:18080/user"))?
+            .expect(0)?;
         ensure!(o.out.contains("GET /user of"), "{o:#?}");
     }
     Ok(())

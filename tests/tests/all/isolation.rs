@@ -11,7 +11,9 @@ use uwt_tests::tornet::{self, Network};
 
 pub fn tests(world: &Arc<World>) -> Vec<Trial> {
     let test = |name: &str, f: fn(&World, &Network) -> Result| {
-        world.test(format!("isolation::{name}"), move |w| w.with_tor(|n| f(w, n)))
+        world.test(format!("isolation::{name}"), move |w| {
+            w.with_tor(|n| f(w, n))
+        })
     };
     vec![
         test("two runs never share a circuit", two_runs),
@@ -23,8 +25,14 @@ pub fn tests(world: &Arc<World>) -> Vec<Trial> {
         test("a fixed username and password", fixed),
         test("curl's own SOCKS has the process's credentials", native),
         world.test("isolation::none sends no credentials", none),
-        world.test("isolation::a SOCKS address of its own per command", own_address),
-        world.test("isolation::a reused pid does not meet its predecessor", reused_pid),
+        world.test(
+            "isolation::a SOCKS address of its own per command",
+            own_address,
+        ),
+        world.test(
+            "isolation::a reused pid does not meet its predecessor",
+            reused_pid,
+        ),
     ]
 }
 
@@ -83,7 +91,10 @@ fn three(w: &World, n: &Network, scope: &str) -> Result<Vec<Attached>> {
 }
 
 fn curl(w: &World, more: &[&str], url: &str) -> Run {
-    w.bed.uwt(tornet::SOCKS).args(more).args(["curl", "-sS", "-o", "/dev/null", url])
+    w.bed
+        .uwt(tornet::SOCKS)
+        .args(more)
+        .args(["curl", "-sS", "-o", "/dev/null", url])
 }
 
 const URL: &str = "http://www.example:18080/";
@@ -91,13 +102,20 @@ const URL: &str = "http://www.example:18080/";
 fn two_runs(w: &World, n: &Network) -> Result {
     let s = streams(w, n, (0..4).map(|_| curl(w, &[], URL)).collect(), 4)?;
     let distinct: BTreeSet<&str> = circuits(&s).into_iter().collect();
-    ensure!(distinct.len() == 4, "four runs, {} circuits: {s:#?}", distinct.len());
+    ensure!(
+        distinct.len() == 4,
+        "four runs, {} circuits: {s:#?}",
+        distinct.len()
+    );
     // Tor itself says with which credentials.
     let all = n.control()?.circuits()?;
     for stream in &s {
         let c = all.iter().find(|c| c.id == stream.circuit);
         let c = c.ok_or("a circuit without SOCKS credentials")?;
-        ensure!(c.username == "<torS0X>0" && c.password.starts_with("uwt:"), "{c:?}");
+        ensure!(
+            c.username == "<torS0X>0" && c.password.starts_with("uwt:"),
+            "{c:?}"
+        );
     }
     Ok(())
 }
@@ -132,28 +150,58 @@ fn destination(w: &World, n: &Network) -> Result {
 
 fn app(w: &World, n: &Network) -> Result {
     share(
-        || streams(w, n, vec![curl(w, &["-i=app"], URL), curl(w, &["-i=app"], URL)], 2),
+        || {
+            streams(
+                w,
+                n,
+                vec![curl(w, &["-i=app"], URL), curl(w, &["-i=app"], URL)],
+                2,
+            )
+        },
         [0, 1],
     )?;
-    let wget = w.bed.uwt(tornet::SOCKS).args(["-i=app", "wget", "-q", "-O/dev/null", URL]);
-    apart(&streams(w, n, vec![curl(w, &["-i=app"], URL), wget], 2)?, 0, 1)
+    let wget = w
+        .bed
+        .uwt(tornet::SOCKS)
+        .args(["-i=app", "wget", "-q", "-O/dev/null", URL]);
+    apart(
+        &streams(w, n, vec![curl(w, &["-i=app"], URL), wget], 2)?,
+        0,
+        1,
+    )
 }
 
 fn fixed(w: &World, n: &Network) -> Result {
     let mine = ["-u", "me", "-p", "secret word"];
-    share(|| streams(w, n, vec![curl(w, &mine, URL), curl(w, &mine, URL)], 2), [0, 1])?;
+    share(
+        || streams(w, n, vec![curl(w, &mine, URL), curl(w, &mine, URL)], 2),
+        [0, 1],
+    )?;
     let all = n.control()?.circuits()?;
-    let found = all.iter().any(|x| x.username == "me" && x.password == "secret word");
+    let found = all
+        .iter()
+        .any(|x| x.username == "me" && x.password == "secret word");
     ensure!(found, "{all:#?}");
     Ok(())
 }
 
 fn native(w: &World, n: &Network) -> Result {
     // curl speaks SOCKS itself (native_proxy); a plain connect of the same process has the same credentials.
-    let urls = ["http://one.example:18080/", "--next", "-sS", "-o/dev/null", "--noproxy", "*", "http://two.example:18080/"];
+    let urls = [
+        "http://one.example:18080/",
+        "--next",
+        "-sS",
+        "-o/dev/null",
+        "--noproxy",
+        "*",
+        "http://two.example:18080/",
+    ];
     share(
         || {
-            let run = w.bed.uwt(tornet::SOCKS).args(["curl", "-sS", "-o/dev/null"]);
+            let run = w
+                .bed
+                .uwt(tornet::SOCKS)
+                .args(["curl", "-sS", "-o/dev/null"]);
             streams(w, n, vec![run.args(urls)], 2)
         },
         [0, 1],
@@ -162,41 +210,78 @@ fn native(w: &World, n: &Network) -> Result {
 
 fn none(w: &World) -> Result {
     let server = w.server()?;
-    w.held(w.bed.uwt(server.port()).args(["-i=none", "wget", "-q", "-O/dev/null", "http://a.example/"]))?.expect(0)?;
+    w.held(w.bed.uwt(server.port()).args([
+        "-i=none",
+        "wget",
+        "-q",
+        "-O/dev/null",
+        "http://a.example/",
+    ]))?
+    .expect(0)?;
     let r = server.take();
     ensure!(r.len() == 1 && r[0].credentials.is_none(), "{r:#?}");
     Ok(())
 }
 
 fn own_address(w: &World) -> Result {
-    let (server, other) = (w.server()?, uwt_tests::socks::Server::listen("127.0.0.1:0", None)?);
+    let (server, other) = (
+        w.server()?,
+        uwt_tests::socks::Server::listen("127.0.0.1:0", None)?,
+    );
     let folder = w.bed.path("own-address/uwt");
     std::fs::create_dir_all(&folder)?;
-    let text = format!("port = {}\n[command.wget]\nport = {}\n", server.port(), other.port());
+    let text = format!(
+        "port = {}\n[command.wget]\nport = {}\n",
+        server.port(),
+        other.port()
+    );
     std::fs::write(folder.join("x.toml"), text)?;
     for command in [&["curl", "-sS"][..], &["wget", "-q", "-O-"]] {
         let run = w.bed.run(&w.bed.path("bin/uwt").to_string_lossy());
-        let run = run.env("XDG_CONFIG_HOME", w.bed.path("own-address")).args(command).arg("http://a.example/");
+        let run = run
+            .env("XDG_CONFIG_HOME", w.bed.path("own-address"))
+            .args(command)
+            .arg("http://a.example/");
         w.held(run)?.expect(0)?;
     }
-    ensure!(server.take().len() == 1 && other.take().len() == 1, "not each by its own SocksPort");
+    ensure!(
+        server.take().len() == 1 && other.take().len() == 1,
+        "not each by its own SocksPort"
+    );
     Ok(())
 }
 
 fn reused_pid(w: &World) -> Result {
     let server = w.server()?;
     if !w.bed.root {
-        return Err(crate::world::Stop::Skipped("choosing a pid needs root".into()));
+        return Err(crate::world::Stop::Skipped(
+            "choosing a pid needs root".into(),
+        ));
     }
     // In a pid namespace of its own the next pid can be chosen (ns_last_pid, pid_namespaces(7)).
-    let one = "echo 98 > /proc/sys/kernel/ns_last_pid; wget -q -O/dev/null http://a.example/ & wait;";
+    let one =
+        "echo 98 > /proc/sys/kernel/ns_last_pid; wget -q -O/dev/null http://a.example/ & wait;";
     let script = format!("mount -t proc proc /proc; {one} {one} {one}");
-    let run = w.bed.run("unshare").args(["-p", "-f", "-m"]).arg(w.bed.path("bin/uwt"));
+    let run = w
+        .bed
+        .run("unshare")
+        .args(["-p", "-f", "-m"])
+        .arg(w.bed.path("bin/uwt"));
     let run = run.args(["-P", &server.port().to_string(), "sh", "-c", &script]);
     w.held(run)?.expect(0)?;
-    let passwords: Vec<String> = server.take().iter().map(|r| r.password().to_owned()).collect();
-    let pids: BTreeSet<&str> = passwords.iter().filter_map(|p| p.rsplit_once(':')?.1.split('.').next()).collect();
+    let passwords: Vec<String> = server
+        .take()
+        .iter()
+        .map(|r| r.password().to_owned())
+        .collect();
+    let pids: BTreeSet<&str> = passwords
+        .iter()
+        .filter_map(|p| p.rsplit_once(':')?.1.split('.').next())
+        .collect();
     let distinct: BTreeSet<&String> = passwords.iter().collect();
-    ensure!(passwords.len() == 3 && pids.len() == 1 && distinct.len() == 3, "{passwords:#?}");
+    ensure!(
+        passwords.len() == 3 && pids.len() == 1 && distinct.len() == 3,
+        "{passwords:#?}"
+    );
     Ok(())
 }

@@ -86,23 +86,43 @@ const ROWS: &[Row] = &[
     row("connect, IPv4", "connect4", Carried),
     row("connect, IPv6", "connect6", Carried),
     row("connect, v4-mapped", "connect_mapped", Carried),
-    row("connect, IPv6 socket with V6ONLY", "connect_v6only", Carried),
+    row(
+        "connect, IPv6 socket with V6ONLY",
+        "connect_v6only",
+        Carried,
+    ),
     row("connect by dlsym(RTLD_DEFAULT)", "dlsym_default", Carried),
     row("connect by dlsym(RTLD_NEXT)", "dlsym_next", Carried),
     row("connect by dlsym(dlopen(libc))", "dlsym_handle", Carried),
-    row("__connect by dlsym(dlopen(libc))", "dlsym_internal", Carried),
+    row(
+        "__connect by dlsym(dlopen(libc))",
+        "dlsym_internal",
+        Carried,
+    ),
     row("connect by dlvsym", "dlvsym_handle", Carried),
-    row("connect by dlmopen(LM_ID_NEWLM)", "dlmopen_connect", Refused),
+    row(
+        "connect by dlmopen(LM_ID_NEWLM)",
+        "dlmopen_connect",
+        Refused,
+    ),
     row("connect by syscall()", "syscall_connect", Carried),
     row("connect by a raw system call", "asm_connect", Escapes),
     row("non-blocking connect, poll", "nonblocking_poll", Carried),
-    row("non-blocking connect, epoll before connect", "nonblocking_epoll", Carried),
+    row(
+        "non-blocking connect, epoll before connect",
+        "nonblocking_epoll",
+        Carried,
+    ),
     row("connect in a thread", "thread_connect", Carried),
     row("connect in a forked child", "fork_connect", Carried),
     row("connect in a grandchild", "fork_twice", Carried),
     row("connect after clone(CLONE_VM)", "clone_vm", Carried),
     row("connect in a signal handler", "signal_connect", Carried),
-    row("loopback, connect(AF_UNSPEC), then out", "unspec_again", Carried),
+    row(
+        "loopback, connect(AF_UNSPEC), then out",
+        "unspec_again",
+        Carried,
+    ),
     row("connect from a bound address", "bound", Carried),
     row("connect with SO_BINDTODEVICE", "bound_to_device", Carried),
     row("TCP_FASTOPEN_CONNECT", "fastopen_connect", Carried),
@@ -114,7 +134,11 @@ const ROWS: &[Row] = &[
     row("SCTP", "sctp", Refused),
     row("DCCP", "dccp", Refused),
     row("connect on a dup2'ed socket", "dup_connect", Carried),
-    row("connect on a socket dup'ed by syscall()", "dup_syscall", Carried),
+    row(
+        "connect on a socket dup'ed by syscall()",
+        "dup_syscall",
+        Carried,
+    ),
     row("io_uring connect by syscall()", "uring_syscall", Refused),
     row("io_uring connect by raw system calls", "uring_asm", Escapes),
     // UDP and the rest
@@ -136,7 +160,11 @@ const ROWS: &[Row] = &[
     // names
     row("getaddrinfo, connect", "gai", Carried),
     row("getaddrinfo AF_INET6, connect", "gai_inet6", Carried),
-    row("getaddrinfo AI_CANONNAME, connect", "gai_canonname", Carried),
+    row(
+        "getaddrinfo AI_CANONNAME, connect",
+        "gai_canonname",
+        Carried,
+    ),
     row("getaddrinfo without hints", "gai_null", Refused),
     row("getaddrinfo_a, GAI_WAIT", "gai_async", Refused),
     row("getaddrinfo_a, GAI_NOWAIT", "gai_async_nowait", Refused),
@@ -162,7 +190,11 @@ const ROWS: &[Row] = &[
     row("DNS by hand, UDP", "dns_udp", Refused),
     row("DNS by hand, TCP", "dns_tcp", Carried),
     row("DNS by hand to 127.0.0.53, UDP", "dns_stub_udp", Refused),
-    row("DNS by hand to 127.0.0.53, connected UDP", "dns_stub_connected", Refused),
+    row(
+        "DNS by hand to 127.0.0.53, connected UDP",
+        "dns_stub_connected",
+        Refused,
+    ),
     row("DNS by hand to 127.0.0.53, TCP", "dns_stub_tcp", Refused),
     row("nscd's socket", "nscd", Refused),
     row("nscd's socket below /var/run", "nscd_var", Refused),
@@ -185,8 +217,16 @@ const ROWS: &[Row] = &[
     row("execveat, empty environment", "exec_at", Carried),
     row("LD_PRELOAD and handoff changed", "exec_changed", Carried),
     row("handoff unset", "exec_no_handoff", Carried),
-    row("execve by syscall(), empty environment", "exec_syscall", Carried),
-    row("execve by a raw system call, empty environment", "exec_asm", Escapes),
+    row(
+        "execve by syscall(), empty environment",
+        "exec_syscall",
+        Carried,
+    ),
+    row(
+        "execve by a raw system call, empty environment",
+        "exec_asm",
+        Escapes,
+    ),
     row("vfork, execve, empty environment", "exec_vfork", Carried),
     row("posix_spawn, empty environment", "spawn", Carried),
     row("posix_spawnp, empty environment", "spawnp", Carried),
@@ -194,55 +234,190 @@ const ROWS: &[Row] = &[
     row("popen() after unsetenv", "by_popen", Carried),
     row("ld.so by hand, empty environment", "by_ld_so", Carried),
     row("memfd, fexecve, empty environment", "memfd_exec", Carried),
-    row("every descriptor closed, then a lookup", "closed_all", Carried),
-    row("close_range by syscall(), then a lookup", "close_range_all", Carried),
+    row(
+        "every descriptor closed, then a lookup",
+        "closed_all",
+        Carried,
+    ),
+    row(
+        "close_range by syscall(), then a lookup",
+        "close_range_all",
+        Carried,
+    ),
     row("env -i", "$ env -i {vectors} connect4", Carried),
     with("static child", "exec_other", With::Child("static"), Refused),
-    with("static child by posix_spawn", "spawn_other", With::Child("static"), Refused),
+    with(
+        "static child by posix_spawn",
+        "spawn_other",
+        With::Child("static"),
+        Refused,
+    ),
     with("musl child", "exec_other", With::Child("musl"), Refused),
     with("32-bit child", "exec_other", With::Child("m32"), Refused),
     with("Go child", "exec_other", With::Child("go"), Refused),
-    with("script with a static interpreter", "exec_other", With::Child("script"), Refused),
-    with("setuid child", "exec_other", With::UserChild("setuid"), Refused),
-    with("setgid child", "exec_other", With::UserChild("setgid"), Refused),
-    with("file-capability child", "exec_other", With::UserChild("capable"), Refused),
+    with(
+        "script with a static interpreter",
+        "exec_other",
+        With::Child("script"),
+        Refused,
+    ),
+    with(
+        "setuid child",
+        "exec_other",
+        With::UserChild("setuid"),
+        Refused,
+    ),
+    with(
+        "setgid child",
+        "exec_other",
+        With::UserChild("setgid"),
+        Refused,
+    ),
+    with(
+        "file-capability child",
+        "exec_other",
+        With::UserChild("capable"),
+        Refused,
+    ),
     row("static program", "! static", Refused),
     row("static-pie program", "! static-pie", Refused),
     row("musl program", "! musl", Refused),
     row("32-bit program", "! m32", Refused),
     row("Go program, static", "! go", Refused),
     row("Go program, with cgo", "! cgo", Refused),
-    row("busybox nc, static", "$ busybox nc -w 5 198.51.100.7 80", Refused),
+    row(
+        "busybox nc, static",
+        "$ busybox nc -w 5 198.51.100.7 80",
+        Refused,
+    ),
     // descriptors from elsewhere
-    with("inherited socket, send", "inherited", With::Inherited, Refused),
-    with("inherited socket, write", "inherited_write", With::Inherited, Refused),
-    with("socket passed to recvmsg", "passed_recvmsg", With::Passed, Refused),
-    with("socket passed to recvmmsg", "passed_recvmmsg", With::Passed, Refused),
-    with("socket passed to recvmsg by syscall()", "passed_syscall", With::Passed, Refused),
-    with("socket taken by pidfd_getfd", "pidfd_getfd_other", With::Passed, Refused),
+    with(
+        "inherited socket, send",
+        "inherited",
+        With::Inherited,
+        Refused,
+    ),
+    with(
+        "inherited socket, write",
+        "inherited_write",
+        With::Inherited,
+        Refused,
+    ),
+    with(
+        "socket passed to recvmsg",
+        "passed_recvmsg",
+        With::Passed,
+        Refused,
+    ),
+    with(
+        "socket passed to recvmmsg",
+        "passed_recvmmsg",
+        With::Passed,
+        Refused,
+    ),
+    with(
+        "socket passed to recvmsg by syscall()",
+        "passed_syscall",
+        With::Passed,
+        Refused,
+    ),
+    with(
+        "socket taken by pidfd_getfd",
+        "pidfd_getfd_other",
+        With::Passed,
+        Refused,
+    ),
     // programs
     row("curl", "$ curl -sS -m 9 http://leak.example/", Carried),
-    row("curl, address", "$ curl -sS -m 9 http://198.51.100.7/", Carried),
-    row("curl, IPv6 address", "$ curl -sS -m 9 http://[2001:db8:1::7]/", Carried),
-    row("curl, onion", "$ curl -sS -m 9 http://leakexample.onion/ http://leak.example/", Carried),
-    row("wget", "$ wget -T 9 -t 1 -q -O- http://leak.example/", Carried),
-    row("ssh", "$ ssh -o BatchMode=yes -o ConnectTimeout=9 leak.example true", Carried),
-    row("ssh VerifyHostKeyDNS", "$ ssh -o BatchMode=yes -o VerifyHostKeyDNS=yes -o ConnectTimeout=9 leak.example true", Carried),
-    row("git over http", "$ git ls-remote http://leak.example/x.git", Carried),
-    row("git over ssh", "$ git ls-remote ssh://leak.example/x.git", Carried),
+    row(
+        "curl, address",
+        "$ curl -sS -m 9 http://198.51.100.7/",
+        Carried,
+    ),
+    row(
+        "curl, IPv6 address",
+        "$ curl -sS -m 9 http://[2001:db8:1::7]/",
+        Carried,
+    ),
+    row(
+        "curl, onion",
+        "$ curl -sS -m 9 http://leakexample.onion/ http://leak.example/",
+        Carried,
+    ),
+    row(
+        "wget",
+        "$ wget -T 9 -t 1 -q -O- http://leak.example/",
+        Carried,
+    ),
+    row(
+        "ssh",
+        "$ ssh -o BatchMode=yes -o ConnectTimeout=9 leak.example true",
+        Carried,
+    ),
+    row(
+        "ssh VerifyHostKeyDNS",
+        "$ ssh -o BatchMode=yes -o VerifyHostKeyDNS=yes -o ConnectTimeout=9 leak.example true",
+        Carried,
+    ),
+    row(
+        "git over http",
+        "$ git ls-remote http://leak.example/x.git",
+        Carried,
+    ),
+    row(
+        "git over ssh",
+        "$ git ls-remote ssh://leak.example/x.git",
+        Carried,
+    ),
     row("getent hosts", "$ getent hosts leak.example", Refused),
     row("getent ahosts", "$ getent ahosts leak.example", Refused),
     row("ping", "$ ping -c 1 -W 2 198.51.100.7", Refused),
     row("nc", "$ nc -w 5 198.51.100.7 80", Carried),
-    row("bash /dev/tcp", "$ bash -c exec\u{a0}3<>/dev/tcp/leak.example/80", Carried),
-    row("bash /dev/udp", "$ bash -c echo\u{a0}x>/dev/udp/198.51.100.7/53", Refused),
-    row("python3", "$ python3 -c import\u{a0}urllib.request;urllib.request.urlopen('http://leak.example/',timeout=9)", Carried),
-    row("python3 asyncio", "$ python3 -c import\u{a0}asyncio;asyncio.run(asyncio.open_connection('leak.example',80))", Carried),
-    row("perl", "$ perl -MIO::Socket::INET -e IO::Socket::INET->new(PeerAddr=>'leak.example:80')", Carried),
-    row("node fetch", "$ node -e fetch('http://leak.example/').then(r=>r.text())", Carried),
-    row("node dns.resolve", "$ node -e require('dns').resolve('leak.example',()=>{})", Refused),
-    row("apt-get update", "$ apt-get -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts={work}/sources -o Dir::State={work}/state -o Dir::Cache={work}/cache -o APT::Sandbox::User=root update", Carried),
-    row("gpg keyserver", "$ gpg --homedir {work}/gnupg-{level} --keyserver hkp://leak.example --recv-keys 0123456789ABCDEF0123456789ABCDEF01234567", Carried),
+    row(
+        "bash /dev/tcp",
+        "$ bash -c exec\u{a0}3<>/dev/tcp/leak.example/80",
+        Carried,
+    ),
+    row(
+        "bash /dev/udp",
+        "$ bash -c echo\u{a0}x>/dev/udp/198.51.100.7/53",
+        Refused,
+    ),
+    row(
+        "python3",
+        "$ python3 -c import\u{a0}urllib.request;urllib.request.urlopen('http://leak.example/',timeout=9)",
+        Carried,
+    ),
+    row(
+        "python3 asyncio",
+        "$ python3 -c import\u{a0}asyncio;asyncio.run(asyncio.open_connection('leak.example',80))",
+        Carried,
+    ),
+    row(
+        "perl",
+        "$ perl -MIO::Socket::INET -e IO::Socket::INET->new(PeerAddr=>'leak.example:80')",
+        Carried,
+    ),
+    row(
+        "node fetch",
+        "$ node -e fetch('http://leak.example/').then(r=>r.text())",
+        Carried,
+    ),
+    row(
+        "node dns.resolve",
+        "$ node -e require('dns').resolve('leak.example',()=>{})",
+        Refused,
+    ),
+    row(
+        "apt-get update",
+        "$ apt-get -o Dir::Etc::SourceList=/dev/null -o Dir::Etc::SourceParts={work}/sources -o Dir::State={work}/state -o Dir::Cache={work}/cache -o APT::Sandbox::User=root update",
+        Carried,
+    ),
+    row(
+        "gpg keyserver",
+        "$ gpg --homedir {work}/gnupg-{level} --keyserver hkp://leak.example --recv-keys 0123456789ABCDEF0123456789ABCDEF01234567",
+        Carried,
+    ),
 ];
 
 /// What was seen: per row, per level.
@@ -254,7 +429,9 @@ pub fn tests(world: &Arc<World>) -> Vec<Trial> {
     let mut all = Vec::new();
     for (i, row) in ROWS.iter().enumerate() {
         let seen = seen.clone();
-        all.push(world.test(format!("leak::{}", row.name), move |w| check(w, i, row, &seen)));
+        all.push(world.test(format!("leak::{}", row.name), move |w| {
+            check(w, i, row, &seen)
+        }));
     }
     let count = ROWS.len();
     all.push(world.test("leak::table", move |_| {
@@ -401,7 +578,10 @@ fn command(world: &World, level: Level, port: u16, words: &[String], user: bool)
                  tcp_connect_time_out 5000\n[ProxyList]\nsocks5 127.0.0.1 {port}\n"
             );
             std::fs::write(&conf, text)?;
-            start("proxychains4").args(["-q", "-f"]).arg(&conf).args(words)
+            start("proxychains4")
+                .args(["-q", "-f"])
+                .arg(&conf)
+                .args(words)
         }
         Level::Preload => start(&bed.path("bin/uwt").to_string_lossy())
             .args(["-P", &port, "--level", "preload", "--"])
@@ -483,7 +663,11 @@ fn check(world: &World, i: usize, row: &Row, seen: &Seen) -> Result {
         let requests = server.take();
         if words[0] == "gpg" {
             // It leaves a daemon behind.
-            world.bed.run("gpgconf").args(["--homedir", &words[2], "--kill", "all"]).run()?;
+            world
+                .bed
+                .run("gpgconf")
+                .args(["--homedir", &words[2], "--kill", "all"])
+                .run()?;
         }
         if level == Level::Bare {
             if outcome.code() == 77 {
@@ -508,7 +692,9 @@ fn check(world: &World, i: usize, row: &Row, seen: &Seen) -> Result {
         };
         let shown = match verdict {
             Carried => format!("carried{hung}"),
-            Refused if outcome.code() == 125 && level == Level::Preload => "refused at start".into(),
+            Refused if outcome.code() == 125 && level == Level::Preload => {
+                "refused at start".into()
+            }
             Refused => format!("no packet{hung}"),
             Escapes => "**escapes**".into(),
         };
@@ -554,7 +740,12 @@ fn table(seen: &BTreeMap<usize, BTreeMap<Level, String>>) -> String {
     }
     out.push_str("| **escapes in all** |");
     for (level, _) in LEVELS {
-        let _ = write!(out, " {} of {} |", count.get(&level).unwrap_or(&0), ROWS.len());
+        let _ = write!(
+            out,
+            " {} of {} |",
+            count.get(&level).unwrap_or(&0),
+            ROWS.len()
+        );
     }
     out.push('\n');
     out

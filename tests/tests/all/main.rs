@@ -7,6 +7,7 @@
 mod clients;
 mod faults;
 mod isolation;
+mod launcher;
 mod leak;
 mod names;
 mod nonblocking;
@@ -27,13 +28,16 @@ fn main() -> ExitCode {
         Ok(made) => made,
         Err(e) => {
             eprintln!("the tests cannot make a machine of their own: {e}");
-            eprintln!("  they need root, or user namespaces (sysctl kernel.unprivileged_userns_clone)");
+            eprintln!(
+                "  they need root, or user namespaces (sysctl kernel.unprivileged_userns_clone)"
+            );
             return ExitCode::FAILURE;
         }
     };
     let world = world::World::make(bed, sink);
     let mut all = Vec::new();
     all.extend(leak::tests(&world));
+    all.extend(launcher::tests(&world));
     all.extend(names::tests(&world));
     all.extend(nonblocking::tests(&world));
     all.extend(faults::tests(&world));

@@ -10,15 +10,22 @@ use uwt_tests::run::Run;
 
 pub fn tests(world: &Arc<World>) -> Vec<Trial> {
     vec![
-        world.test("nonblocking::asyncio misses no tick", |w| ticker(w, "python3", "asyncio_ticker.py")),
-        world.test("nonblocking::node misses no tick", |w| ticker(w, "node", "node_ticker.js")),
+        world.test("nonblocking::asyncio misses no tick", |w| {
+            ticker(w, "python3", "asyncio_ticker.py")
+        }),
+        world.test("nonblocking::node misses no tick", |w| {
+            ticker(w, "node", "node_ticker.js")
+        }),
         world.test("nonblocking::curl --parallel", curl),
     ]
 }
 
 /// What a ticker printed: answers, worst gap in ms, all in ms.
 fn measured(o: &str) -> Result<[u64; 3]> {
-    let numbers: Vec<u64> = o.split_whitespace().filter_map(|w| w.parse().ok()).collect();
+    let numbers: Vec<u64> = o
+        .split_whitespace()
+        .filter_map(|w| w.parse().ok())
+        .collect();
     <[u64; 3]>::try_from(numbers).map_err(|_| Stop::Failed(format!("the ticker printed {o:?}")))
 }
 
@@ -33,8 +40,14 @@ fn ticker(w: &World, program: &str, script: &str) -> Result {
     let run = |run: Run, host: &str, port: u16| -> Result<[u64; 3]> {
         let run = run.args([flag, &text]);
         // node -e takes arguments behind a `--`; python's -c takes them as they are.
-        let run = if program == "node" { run.arg("--") } else { run };
-        let o = w.held(run.args([host, &port.to_string(), "100"]))?.expect(0)?;
+        let run = if program == "node" {
+            run.arg("--")
+        } else {
+            run
+        };
+        let o = w
+            .held(run.args([host, &port.to_string(), "100"]))?
+            .expect(0)?;
         measured(&o.out)
     };
     server.script(|s| s.delay = Duration::from_secs(2));
@@ -62,8 +75,13 @@ fn curl(w: &World) -> Result {
     server.script(|s| s.delay = Duration::from_millis(500));
     let urls: Vec<String> = (0..30).map(|i| format!("http://m{i}.example/")).collect();
     let run = w.bed.uwt(server.port()).env("UWT_NATIVE_PROXY", "off");
-    let o = w.held(run.args(["curl", "-sS", "--parallel"]).args(&urls))?.expect(0)?;
+    let o = w
+        .held(run.args(["curl", "-sS", "--parallel"]).args(&urls))?
+        .expect(0)?;
     // One after the other they would take 15 s.
-    ensure!(o.took < Duration::from_secs(8) && o.out.lines().count() == 30, "{o:#?}");
+    ensure!(
+        o.took < Duration::from_secs(8) && o.out.lines().count() == 30,
+        "{o:#?}"
+    );
     Ok(())
 }

@@ -108,7 +108,10 @@ impl World {
     /// Runs a command; nothing may leave beside Tor.
     pub fn held(&self, run: Run) -> Result<Outcome> {
         let outcome = run.watched(&mut lock(&self.sink), false)?;
-        ensure!(outcome.escapes.is_empty(), "it left beside Tor: {outcome:#?}");
+        ensure!(
+            outcome.escapes.is_empty(),
+            "it left beside Tor: {outcome:#?}"
+        );
         Ok(outcome)
     }
 
