@@ -6,7 +6,7 @@ use crate::refusal::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Refusal, Result};
 use crate::run::{self, Run};
 use crate::setting::{Address, Passthrough, Settings};
 use crate::target::{self, Target};
-use crate::{cli, config, inherited, shim, sigpipe};
+use crate::{cli, config, inherited, shim};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -66,10 +66,12 @@ pub fn plan_request(caller: &Caller, request: &cli::Request) -> Result<Plan> {
 
 /// Where the launcher itself stands under a command's name, the diverted command is the target.
 fn real_behind(target: Target) -> Target {
-    let me = std::env::current_exe()
-        .ok()
-        .and_then(|p| p.canonicalize().ok());
-    let is_me = me.is_some() && target.path.canonicalize().ok() == me;
+    let file = |path: &Path| {
+        let m = std::fs::metadata(path).ok()?;
+        Some((m.dev(), m.ino()))
+    };
+    let me = file(Path::new("/proc/self/exe"));
+    let is_me = me.is_some() && file(&target.path) == me;
     let mut diverted = target.path.clone().into_os_string();
     diverted.push(DIVERTED);
     let diverted = PathBuf::from(diverted);
@@ -447,7 +449,6 @@ fn execute(plan: &Plan, environment: &[(OsString, OsString)], raw: bool) -> Refu
         unsafe { libc::execve(path.as_ptr(), argv.as_ptr(), envp.as_ptr()) };
         std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
     };
-    sigpipe::restore();
     let mut error = run(&path, &argv);
     if error == libc::ENOEXEC {
         // As execvp(3): a file that is no program is a script for the shell.

@@ -13,7 +13,6 @@
 //! | [`shim`] | finds libtorshim.so and proves that it is whole |
 //! | [`inherited`] | network descriptors that the launcher was started with |
 //! | [`run`] | what the processes of a run share: the secret and the name table |
-//! | [`sigpipe`] | gives the command the SIGPIPE disposition that the launcher had |
 //! | [`plan`] | what would be done, and why |
 //! | [`launch`] | does it |
 //! | [`refusal`] | what the launcher says when it does not |
@@ -29,6 +28,5 @@ pub mod refusal;
 pub mod run;
 pub mod setting;
 pub mod shim;
-pub mod sigpipe;
 pub mod target;
 pub mod wrapped;

@@ -1,23 +1,34 @@
 //! `uwt`: runs a command with all its network traffic through Tor. The same file under a wrapped
 //! command's name is that command's wrapper. The exit code is decided here and nowhere else.
 
-use std::process::ExitCode;
+//!
+//! main() is C's: std's own start reads /proc/self/maps, sets signal handlers and ignores SIGPIPE, which costs a
+//! tenth of a millisecond each time and would be inherited by the command. std::env has the arguments all
+//! the same (glibc passes them to .init_array).
+
+#![cfg_attr(not(test), no_main)]
+
+// Without std's symbolizer and libgcc_s, which the loader would have to load each time.
+#[cfg(not(test))]
+#[path = "../../libtorshim/src/unwind.rs"]
+mod unwind;
+
 use uwt_bin::invocation::{self, Invocation};
 use uwt_bin::launch::{self, Caller};
 use uwt_bin::refusal::{EXIT_NESTED, EXIT_REFUSED, Refusal};
 use uwt_bin::{cli, plan};
 
-fn refuse(r: &Refusal) -> ExitCode {
+fn refuse(r: &Refusal) -> u8 {
     if r.exit == EXIT_NESTED {
         // Scripts look for Whonix's own words.
         eprintln!("{}", r.what);
     } else {
         eprintln!("{r}");
     }
-    ExitCode::from(r.exit)
+    r.exit
 }
 
-fn main() -> ExitCode {
+fn run() -> u8 {
     let caller = Caller::this();
     let invocation = invocation::from_argv0(caller.arguments.first().map(|a| a.as_os_str()));
     let request = match invocation {
@@ -28,7 +39,7 @@ fn main() -> ExitCode {
             Err(e) => {
                 let _ = e.print();
                 // Help and version are what was asked for; a mistake is uwt's own refusal.
-                return ExitCode::from(if e.use_stderr() { EXIT_REFUSED } else { 0 });
+                return if e.use_stderr() { EXIT_REFUSED } else { 0 };
             }
         },
     };
@@ -39,7 +50,17 @@ fn main() -> ExitCode {
     if request.is_some_and(|r| r.explain) {
         let level = plan::level(plan.effective.settings.level).unwrap_or("none");
         print!("{}", plan.explain(level));
-        return ExitCode::SUCCESS;
+        return 0;
     }
     refuse(&launch::go(caller, &plan))
+}
+
+/// Where glibc begins.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> libc::c_int {
+    let exit = run();
+    // The buffer of standard output is std's, and its runtime is not there to flush it.
+    let _ = std::io::Write::flush(&mut std::io::stdout());
+    libc::c_int::from(exit)
 }

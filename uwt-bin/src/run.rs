@@ -1,9 +1,8 @@
 //! What the processes of a run share: its secret, and the name table.
 
 use crate::refusal::{Refusal, Result};
-use std::sync::atomic::AtomicU32;
 use uwt_core::handoff::{Handoff, Names, PORTS_MAX, VARIABLE};
-use uwt_core::names::{self, NameTable};
+use uwt_core::names;
 use uwt_core::siphash::Key;
 
 /// What the processes of a run share.
@@ -61,7 +60,12 @@ pub fn begin() -> Result<Run> {
     if !sized {
         return Err(failed("sizing"));
     }
-    initialise(fd)?;
+    // Only its start is written: the memory stays sparse.
+    // SAFETY: pwrite(2) reads bytes that live through the call.
+    let written = unsafe { libc::pwrite(fd, names::EMPTY.as_ptr().cast(), names::EMPTY.len(), 0) };
+    if written != names::EMPTY.len() as isize {
+        return Err(failed("writing"));
+    }
     // A high number: programs count on the low ones.
     // SAFETY: getrlimit(2) fills a struct that lives through the call; F_DUPFD gives a new descriptor
     // without FD_CLOEXEC, and the old one is closed once.
@@ -88,31 +92,6 @@ pub fn begin() -> Result<Run> {
             device: st.st_dev,
         },
     })
-}
-
-/// Prepares the table. Only its header is written: the memory stays sparse.
-fn initialise(fd: i32) -> Result<()> {
-    let prot = libc::PROT_READ | libc::PROT_WRITE;
-    // SAFETY: a fresh mapping of our own descriptor, of the length that the file was given.
-    let at = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            names::BYTES,
-            prot,
-            libc::MAP_SHARED,
-            fd,
-            0,
-        )
-    };
-    if at == libc::MAP_FAILED {
-        return Err(failed("mmap"));
-    }
-    // SAFETY: the mapping is BYTES long and page-aligned, and nobody else has it yet.
-    let words = unsafe { std::slice::from_raw_parts(at.cast::<AtomicU32>(), names::WORDS) };
-    let ready = NameTable::init(words);
-    // SAFETY: nothing refers to the mapping any more.
-    unsafe { libc::munmap(at, names::BYTES) };
-    ready.map_err(|_| failed("preparing"))
 }
 
 /// The run that this process is already part of, with the handoff it was given: a `uwt` inside `uwt`

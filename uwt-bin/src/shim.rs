@@ -41,21 +41,14 @@ pub fn find() -> Result<PathBuf> {
     })?;
     let folder = exe.parent().unwrap_or(Path::new("/"));
     let beside = folder.join(NAME);
-    let installed = folder
-        .join("..")
-        .join("lib")
-        .join(MULTIARCH)
-        .join("uwt")
-        .join(NAME);
-    let path = [&beside, &installed].into_iter().find(|p| p.exists());
-    let Some(path) = path else {
-        return Err(refuse(
-            &beside,
-            &format!("it is missing, here and at {}", installed.display()),
-        ));
-    };
-    path.canonicalize()
-        .map_err(|e| refuse(path, &e.to_string()))
+    // /proc/self/exe is absolute and without links, so what is made of it is too.
+    let prefix = folder.parent().unwrap_or(Path::new("/"));
+    let installed = prefix.join("lib").join(MULTIARCH).join("uwt").join(NAME);
+    let found = [&beside, &installed].into_iter().find(|p| p.exists());
+    found.cloned().ok_or_else(|| {
+        let why = format!("it is missing, here and at {}", installed.display());
+        refuse(&beside, &why)
+    })
 }
 
 fn u64_at(b: &[u8], at: usize) -> u64 {

@@ -19,15 +19,12 @@ pub struct Target {
     pub path: PathBuf,
 }
 
-fn executable(path: &Path) -> Result<bool> {
-    let Ok(c) = CString::new(path.as_os_str().as_bytes()) else {
-        return Ok(false);
-    };
-    let Ok(meta) = std::fs::metadata(path) else {
-        return Ok(false);
-    };
+/// Whether a path can be executed; `None` if no regular file is there.
+fn executable(path: &Path) -> Option<bool> {
+    let c = CString::new(path.as_os_str().as_bytes()).ok()?;
+    let file = std::fs::metadata(path).ok()?.is_file();
     // SAFETY: access(2) reads a C string that lives through the call.
-    Ok(meta.is_file() && unsafe { libc::access(c.as_ptr(), libc::X_OK) } == 0)
+    file.then(|| unsafe { libc::access(c.as_ptr(), libc::X_OK) } == 0)
 }
 
 /// Looks a command up as execvp(3) does: as a path if it has a slash, else along `search`.
@@ -53,7 +50,7 @@ pub fn find(command: &OsStr, search: Option<&OsStr>) -> Result<Target> {
                 let what = format!("{shown}: command not found");
                 Err(Refusal::new(what, "there is no such file", "").with_exit(EXIT_NOT_FOUND))
             }
-            _ if executable(&path)? => Ok(Target { path }),
+            _ if executable(&path) == Some(true) => Ok(Target { path }),
             _ => Err(not_executable(&path)),
         };
     }
@@ -68,11 +65,12 @@ pub fn find(command: &OsStr, search: Option<&OsStr>) -> Result<Target> {
             folder
         };
         let path = folder.join(command);
-        if executable(&path)? {
-            return Ok(Target { path });
-        }
-        if path.is_file() {
-            refused.get_or_insert(path);
+        match executable(&path) {
+            Some(true) => return Ok(Target { path }),
+            Some(false) => {
+                refused.get_or_insert(path);
+            }
+            None => {}
         }
     }
     match refused {

@@ -89,18 +89,16 @@ pub fn inspect(mut read: impl FnMut(u64, &mut [u8]) -> usize) -> Executable {
     if !matches!(u16_at(&head, 16), 2 | 3) || size != 56 || count == 0 || count > 64 {
         return Executable::Malformed;
     }
+    let mut headers = [0u8; 64 * 56];
+    let headers = &mut headers[..usize::from(count) * 56];
+    if read(offset, headers) != headers.len() {
+        return Executable::Malformed;
+    }
     let mut dynamic = false;
     let mut interp = None;
-    for i in 0..u64::from(count) {
-        let mut ph = [0u8; 56];
-        let Some(at) = offset.checked_add(i * 56) else {
-            return Executable::Malformed;
-        };
-        if read(at, &mut ph) != 56 {
-            return Executable::Malformed;
-        }
-        let (file_offset, file_size) = (u64_at(&ph, 8), u64_at(&ph, 32));
-        match u32_at(&ph, 0) {
+    for ph in headers.chunks_exact(56) {
+        let (file_offset, file_size) = (u64_at(ph, 8), u64_at(ph, 32));
+        match u32_at(ph, 0) {
             PT_DYNAMIC => dynamic = true,
             PT_INTERP => interp = Some((file_offset, file_size)),
             PT_NOTE if is_go(&mut read, file_offset, file_size) => return Executable::Go,

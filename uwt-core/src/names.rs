@@ -41,6 +41,14 @@ pub const BYTES: usize = WORDS * 4;
 
 const MAGIC: u32 = 0x7577_7401;
 
+/// How a file of [`BYTES`] bytes starts that is zeroed otherwise and an empty table.
+pub const EMPTY: [u8; 8] = {
+    let (magic, fill) = (MAGIC.to_ne_bytes(), (HEAP as u32).to_ne_bytes());
+    [
+        magic[0], magic[1], magic[2], magic[3], fill[0], fill[1], fill[2], fill[3],
+    ]
+};
+
 /// How many slots a name may be away from where its hash puts it. At three quarters full, a longer
 /// way than this is a matter of 2^-100; it keeps a full table from being walked whole.
 const PROBES: usize = 4096;
@@ -67,7 +75,7 @@ pub struct NameTable<'a> {
 }
 
 impl<'a> NameTable<'a> {
-    /// Prepares fresh, zeroed memory of [`WORDS`] words as an empty table.
+    /// Prepares fresh, zeroed memory of [`WORDS`] words as an empty table: its first words are [`EMPTY`].
     pub fn init(words: &[AtomicU32]) -> Result<(), TableError> {
         if words.len() != WORDS {
             return Err(TableError::NotATable);
