@@ -12,8 +12,11 @@ use uwt_core::route::{self, Bind, Inbound, Localhost, Policy, PortList, Route, S
 use uwt_core::socks5::{Answer, Command, Failure, Handshake, Progress, Request, Target};
 use uwt_core::{dns as message, elf as executable};
 
+/// Takes a fuzzer's input; panics if a claim does not hold.
+pub type Body = fn(&[u8]);
+
 /// Every target: its name, as its seeds' folder is called, and its body.
-pub const ALL: [(&str, fn(&[u8])); 7] = [
+pub const ALL: [(&str, Body); 7] = [
     ("socks5", socks5),
     ("handoff", handoff),
     ("names", names),

@@ -5,7 +5,7 @@
 set -eu
 
 build='gcc libc6-dev'
-demo="$build tor iproute2 curl git openssh-client util-linux procps"
+demo="$build tor iproute2 curl wget python3 git busybox-static util-linux procps"
 test="$demo shellcheck torsocks proxychains4 wget openssh-server python3 perl busybox-static musl-tools
     gcc-multilib golang-go iputils-ping netcat-openbsd gnupg dirmngr apt-utils dpkg-dev libcap2-bin
     nodejs passwd file binutils"

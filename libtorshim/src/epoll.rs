@@ -102,13 +102,13 @@ fn wait(
         let Ok(count) = usize::try_from(n) else {
             return n;
         };
-        // SAFETY: the kernel has filled `count` of the program's events.
-        let left = match count {
-            0 => 0,
-            _ => sift(epfd, unsafe {
+        let mut left = 0;
+        if count > 0 {
+            // SAFETY: the kernel has filled `count` of the program's events.
+            left = sift(epfd, unsafe {
                 core::slice::from_raw_parts_mut(events, count)
-            }),
-        };
+            });
+        }
         if left > 0 || count == 0 || timeout == 0 {
             return left as c_int;
         }

@@ -1,6 +1,7 @@
 //! Every saved seed of every fuzz target, through the same bodies: what fuzzing found stays found.
 
 #[path = "../../fuzz/bodies.rs"]
+#[allow(clippy::expect_used)]
 mod bodies;
 
 use std::path::Path;

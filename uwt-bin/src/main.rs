@@ -6,10 +6,9 @@
 //! tenth of a millisecond each time and would be inherited by the command. std::env has the arguments all
 //! the same (glibc passes them to .init_array).
 
-#![cfg_attr(not(test), no_main)]
+#![no_main]
 
 // Without std's symbolizer and libgcc_s, which the loader would have to load each time.
-#[cfg(not(test))]
 #[path = "../../libtorshim/src/unwind.rs"]
 mod unwind;
 
@@ -56,7 +55,6 @@ fn run() -> u8 {
 }
 
 /// Where glibc begins.
-#[cfg(not(test))]
 #[unsafe(no_mangle)]
 extern "C" fn main() -> libc::c_int {
     let exit = run();

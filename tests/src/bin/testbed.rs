@@ -17,7 +17,7 @@ fn circuits() -> io::Result<()> {
     let cookie = cookie.ok_or_else(|| io::Error::other("call it from uwt-testbed run"))?;
     let circuits = Control::open(tornet::CONTROL, &cookie)?.circuits()?;
     println!(
-        "{:<8}{:<28}SOCKS password (run, pid, start time)",
+        "{:<8}{:<28}SOCKS password (uwt:RUN:pid:PID.BIRTH)",
         "circuit", "path"
     );
     for c in circuits {

@@ -5,6 +5,7 @@ use crate::world::{Result, Stop, World};
 use libtest_mimic::Trial;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use uwt_tests::bed::USER;
@@ -107,7 +108,7 @@ fn transparent(w: &World) -> Result {
         .expect(0)?;
     ensure!(o.out == "y\n141\n", "{o:#?}");
     // Descriptors, limits and arguments as they were.
-    let (reader, writer) = std::io::pipe()?;
+    let (reader, writer) = UnixStream::pair()?;
     let fd = std::os::fd::AsRawFd::as_raw_fd(&writer);
     w.held(
         plain(w)
