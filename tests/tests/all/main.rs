@@ -2,7 +2,7 @@
 //! a recording sink.
 //!
 //! `cargo test --release -p uwt-tests --test all -- [NAME]...`; each row of the leak matrix is a test of its own.
-//! `UWT_TEST_WRITE_DOCS=1` writes docs/LEAK-MATRIX.md from what was seen.
+//! `UWT_TEST_WRITE_DOCS=1` writes docs/LEAK-MATRIX.md and docs/PEERS.md from what was seen.
 
 mod clients;
 mod faults;
@@ -11,6 +11,7 @@ mod launcher;
 mod leak;
 mod names;
 mod nonblocking;
+mod peers;
 mod world;
 
 use libtest_mimic::Arguments;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     all.extend(names::tests(&world));
     all.extend(nonblocking::tests(&world));
     all.extend(faults::tests(&world));
+    all.extend(peers::tests(&world));
     all.extend(clients::tests(&world));
     all.extend(isolation::tests(&world));
     let conclusion = libtest_mimic::run(&arguments, all);
