@@ -1,5 +1,5 @@
 /* A plain client: `client HOW HOST PORT` connects and says what it saw, one line:
- *   connected PEER FIRST-BYTES-OR-EMPTY
+ *   connected PEER FIRST-BYTES-OR-EMPTY (the peer's name; with NUMERIC in the environment its address)
  *   error ERRNO-NAME
  * HOW: blocking, poll, epoll, edge, early (registered before connect), select, thread, write (connect, then write
  * at once), timeout (SO_SNDTIMEO 300 ms). */
@@ -51,8 +51,7 @@ int main(int argc, char **argv)
         struct timeval t = {0, 300000};
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &t, sizeof t);
     }
-    if (connect(fd, r->ai_addr, r->ai_addrlen) && errno != EINPROGRESS) return error(errno);
-    if (blocking && errno == EINPROGRESS) return error(errno);
+    if (connect(fd, r->ai_addr, r->ai_addrlen) && (blocking || errno != EINPROGRESS)) return error(errno);
     if (!strcmp(how, "poll")) {
         struct pollfd p = {.fd = fd, .events = POLLOUT | POLLIN};
         while (!(p.revents & (POLLOUT | POLLERR | POLLHUP)))
@@ -86,7 +85,7 @@ int main(int argc, char **argv)
     char peer[NI_MAXHOST] = "?", port[32] = "?", first[64] = "";
     n = sizeof a;
     if (getpeername(fd, (struct sockaddr *)&a, &n)) return error(errno);
-    getnameinfo((struct sockaddr *)&a, n, peer, sizeof peer, port, sizeof port, NI_NUMERICSERV);
+    getnameinfo((struct sockaddr *)&a, n, peer, sizeof peer, port, sizeof port, NI_NUMERICSERV | (getenv("NUMERIC") ? NI_NUMERICHOST : 0));
     struct pollfd p = {.fd = fd, .events = POLLIN};
     if (getenv("FIRST") && poll(&p, 1, 5000) == 1) read(fd, first, sizeof first - 1);
     printf("connected %s %s %s\n", peer, port, first);
