@@ -340,13 +340,8 @@ print(took, kb)";
 
 fn bench() -> io::Result<()> {
     netns::enter()?;
-    // A server thread per connection, and 10,000 of them.
-    let limit = libc::rlimit {
-        rlim_cur: 65536,
-        rlim_max: 65536,
-    };
-    // SAFETY: the struct lives through the call. Without the right to raise it, the row fails and says so.
-    unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+    // A server thread per connection, and 10,000 of them. Where that cannot be, the row fails and says so.
+    netns::raise_descriptors();
     let bed = Bed::make()?;
     let server = Server::listen("127.0.0.1:9350", None)?;
     let conf = bed.path("work/proxychains.conf");

@@ -19,7 +19,8 @@ const FILES_URL: &str = "http://files.example:18081";
 
 pub fn tests(world: &Arc<World>) -> Vec<Trial> {
     let test = |name: &str, f: fn(&World, &Network) -> Result| {
-        world.test(format!("clients::{name}"), move |w| w.with_tor(|n| f(w, n)))
+        let label = format!("clients::{name}");
+        world.test(label.clone(), move |w| w.with_tor(&label, |n| f(w, n)))
     };
     vec![
         test("curl by name", curl_name),
@@ -202,6 +203,7 @@ fn git_http(w: &World, _: &Network) -> Result {
     need("git")?;
     served(w)?;
     let to = w.bed.path("home/clone-http");
+    let _ = fs::remove_dir_all(&to);
     let url = format!("{FILES_URL}/repo.git");
     w.held(uwt(w).args(["git", "clone", "-q", &url]).arg(&to))?
         .expect(0)?;
@@ -319,6 +321,7 @@ fn ssh(w: &World, _: &Network) -> Result {
     .expect(0)?;
     ensure!(fs::read(&to)?.len() == 300_000, "scp");
     let clone = w.bed.path("home/clone-ssh");
+    let _ = fs::remove_dir_all(&clone);
     let url = format!("ssh://shell.example:2222{}/repo.git", served(w)?.display());
     let command = format!("ssh -F {}", config.display());
     let run = uwt(w)
@@ -389,6 +392,7 @@ fn gpg(w: &World, _: &Network) -> Result {
     let folder = served(w)?;
     let make = |name: &str| -> Result<PathBuf> {
         let home = w.bed.path(&format!("home/{name}"));
+        let _ = fs::remove_dir_all(&home);
         fs::DirBuilder::new().mode(0o700).create(&home)?;
         Ok(home)
     };

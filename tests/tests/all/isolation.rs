@@ -11,9 +11,8 @@ use uwt_tests::tornet::{self, Network};
 
 pub fn tests(world: &Arc<World>) -> Vec<Trial> {
     let test = |name: &str, f: fn(&World, &Network) -> Result| {
-        world.test(format!("isolation::{name}"), move |w| {
-            w.with_tor(|n| f(w, n))
-        })
+        let label = format!("isolation::{name}");
+        world.test(label.clone(), move |w| w.with_tor(&label, |n| f(w, n)))
     };
     vec![
         test("two runs never share a circuit", two_runs),

@@ -53,6 +53,9 @@ fn main() -> ExitCode {
             println!("  {name}: {why}");
         }
     }
+    for (name, why) in world.again() {
+        println!("tried again: {name}: {}", why.lines().next().unwrap_or(""));
+    }
     world.end();
     conclusion.exit_code()
 }
