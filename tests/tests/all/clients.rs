@@ -37,6 +37,7 @@ pub fn tests(world: &Arc<World>) -> Vec<Trial> {
         test("python3, blocking", python),
         test("python3, asyncio", asyncio),
         test("node fetch", node),
+        test("Java, URL and HttpClient", java),
         test("as an ordinary user", user),
         test("names are resolved by Tor where asked", resolve),
     ]
@@ -79,7 +80,7 @@ fn curl_onion(w: &World, n: &Network) -> Result {
     Ok(())
 }
 
-fn curl_own_proxy(w: &World, _: &Network) -> Result {
+fn curl_own_proxy(w: &World, n: &Network) -> Result {
     // The user's own words win, and still nothing leaves beside Tor.
     let proxy = format!("socks5h://127.0.0.1:{}", tornet::SOCKS_TWO);
     for arguments in [
@@ -105,6 +106,20 @@ fn curl_own_proxy(w: &World, _: &Network) -> Result {
         .held(uwt(w).args(["curl", "-sS", "-K"]).arg(&rc))?
         .expect(0)?;
     ensure!(o.out.contains("GET /from-file"), "{o:#?}");
+    // .curlrc too: here it names the other SocksPort, with credentials of the user's own.
+    fs::write(
+        w.bed.path("home/.curlrc"),
+        format!("proxy = \"{proxy}\"\nproxy-user = \"mine:too\"\n"),
+    )?;
+    let run = uwt(w).args(["curl", "-sS", "http://www.example:18080/rc"]);
+    let o = w.held(run);
+    fs::remove_file(w.bed.path("home/.curlrc"))?;
+    ensure!(o?.expect(0)?.out.contains("GET /rc"), ".curlrc");
+    let all = n.control()?.circuits()?;
+    let mine = all
+        .iter()
+        .any(|c| c.username == "mine" && c.password == "too");
+    ensure!(mine, "the credentials in .curlrc: {all:#?}");
     // A proxy that is not there is an error, not a reason to go without.
     let o = w.held(uwt(w).args([
         "curl",
@@ -488,6 +503,31 @@ fn node(w: &World, _: &Network) -> Result {
         return Err(Stop::Skipped("this node is older than 18: no fetch".into()));
     }
     ensure!(o.expect(0)?.out == "GET /n of www.example:18080\n", "node");
+    Ok(())
+}
+
+fn java(w: &World, _: &Network) -> Result {
+    need("java")?;
+    let source = w.bed.path("home/Fetch.java");
+    fs::write(
+        &source,
+        r#"
+import java.net.*; import java.net.http.*;
+public class Fetch { public static void main(String[] a) throws Exception {
+  System.out.print(new String(new URL("http://one.example:18080/j").openStream().readAllBytes()));
+  var r = HttpRequest.newBuilder(URI.create("http://two.example:18080/k")).version(HttpClient.Version.HTTP_1_1).build();
+  System.out.print(HttpClient.newHttpClient().send(r, HttpResponse.BodyHandlers.ofString()).body());
+} }"#,
+    )?;
+    let o = w.held(uwt(w).arg("java").arg(source))?;
+    if o.err.contains("Error: Could not find or load") || o.err.contains("invalid flag") {
+        return Err(Stop::Skipped("this java runs no source files".into()));
+    }
+    let o = o.expect(0)?;
+    ensure!(
+        o.out == "GET /j of one.example:18080\nGET /k of two.example:18080\n",
+        "{o:#?}"
+    );
     Ok(())
 }
 
