@@ -175,4 +175,9 @@ hooks! {
         // SAFETY: the program's own call for the first `good` messages.
         unsafe { real!(sendmmsg)(fd, messages, good, flags) }
     }
+
+    unsafe fn __sendmmsg(fd: c_int, messages: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int => on_sendmmsg_internal {
+        // SAFETY: the same call under its other name.
+        unsafe { on_sendmmsg(fd, messages, n, flags) }
+    }
 }

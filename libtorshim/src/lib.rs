@@ -30,6 +30,7 @@ mod query;
 mod real;
 mod resolve;
 mod rights;
+mod rpc;
 mod socket;
 mod spawn;
 mod state;

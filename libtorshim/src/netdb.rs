@@ -77,4 +77,12 @@ hooks! {
     unsafe fn ruserok_af(_host: *const c_char, _superuser: c_int, _remote: *const c_char, _local: *const c_char, _family: c_int) -> c_int => on_ruserok_af {
         refused("ruserok_af")
     }
+
+    unsafe fn iruserok(_host: u32, _superuser: c_int, _remote: *const c_char, _local: *const c_char) -> c_int => on_iruserok {
+        refused("iruserok")
+    }
+
+    unsafe fn iruserok_af(_host: *const c_void, _superuser: c_int, _remote: *const c_char, _local: *const c_char, _family: c_int) -> c_int => on_iruserok_af {
+        refused("iruserok_af")
+    }
 }

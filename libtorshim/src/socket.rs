@@ -218,6 +218,11 @@ hooks! {
         unsafe { real!(socket)(domain, kind, protocol) }
     }
 
+    unsafe fn __socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int => on_socket_internal {
+        // SAFETY: the same call under its other name.
+        unsafe { on_socket(domain, kind, protocol) }
+    }
+
     unsafe fn bind(fd: c_int, to: *const sockaddr, len: socklen_t) -> c_int => on_bind {
         // SAFETY: bind(2) takes an address of `len` bytes.
         match unsafe { Address::copy(to, len) }.and_then(|a| moved(fd, &a)) {

@@ -93,6 +93,11 @@ hooks! {
         unsafe { real!(system)(command) }
     }
 
+    unsafe fn __libc_system(command: *const c_char) -> c_int => on_libc_system {
+        // SAFETY: the same call under its other name.
+        unsafe { on_system(command) }
+    }
+
     unsafe fn popen(command: *const c_char, mode: *const c_char) -> *mut c_void => on_popen {
         if let Err(e) = shell() {
             set_errno(e);

@@ -91,6 +91,37 @@ static int dlsym_next(void) { return by((connect_fn)dlsym(RTLD_NEXT, "connect"))
 static int dlsym_handle(void) { return by((connect_fn)dlsym(dlopen("libc.so.6", RTLD_NOW), "connect")); }
 static int dlsym_internal(void) { return by((connect_fn)dlsym(dlopen("libc.so.6", RTLD_NOW), "__connect")); }
 static int dlvsym_handle(void) { return by((connect_fn)dlvsym(dlopen("libc.so.6", RTLD_NOW), "connect", "GLIBC_2.2.5")); }
+static int sendmmsg_internal(void)
+{
+    struct sockaddr_in a = v4(80);
+    struct iovec io = {"x", 1};
+    struct mmsghdr m = {.msg_hdr = {.msg_name = &a, .msg_namelen = sizeof a, .msg_iov = &io, .msg_iovlen = 1}};
+    int (*f)(int, struct mmsghdr *, unsigned, int) = (int (*)(int, struct mmsghdr *, unsigned, int))dlsym(dlopen("libc.so.6", RTLD_NOW), "__sendmmsg");
+    return f ? said("__sendmmsg", f(udp(), &m, 1, 0)) : 77;
+}
+static int nss_dns(void)
+{
+    char b[2048];
+    struct hostent h;
+    int e, he, (*f)(const char *, int, struct hostent *, char *, size_t, int *, int *) =
+        (int (*)(const char *, int, struct hostent *, char *, size_t, int *, int *))dlsym(dlopen("libc.so.6", RTLD_NOW), "_nss_dns_gethostbyname2_r");
+    return f ? f(HOST, AF_INET, &h, b, sizeof b, &e, &he) != 1 : 77;
+}
+static int sun_rpc(void)
+{
+    struct sockaddr_in a = v4(0);
+    unsigned short (*f)(struct sockaddr_in *, unsigned long, unsigned long, unsigned) =
+        (unsigned short (*)(struct sockaddr_in *, unsigned long, unsigned long, unsigned))dlvsym(dlopen("libc.so.6", RTLD_NOW), "pmap_getport", "GLIBC_2.2.5");
+    return f ? !f(&a, 100003, 3, 17) : 77;
+}
+#if defined __x86_64__
+/* As a program that was built before glibc 2.32 refers to it. */
+__asm__(".symver old_pmap_getport, pmap_getport@GLIBC_2.2.5");
+extern unsigned short old_pmap_getport(struct sockaddr_in *, unsigned long, unsigned long, unsigned);
+static int sun_rpc_linked(void) { struct sockaddr_in a = v4(0); return !old_pmap_getport(&a, 100003, 3, 17); }
+#else
+static int sun_rpc_linked(void) { return 77; }
+#endif
 static int dlmopen_connect(void)
 {
     void *h = dlmopen(LM_ID_NEWLM, "libc.so.6", RTLD_NOW);
@@ -447,7 +478,7 @@ static const struct { const char *name; int (*run)(void); } ALL[] = {
     V(by_system), V(by_popen), V(by_ld_so), V(memfd_exec), V(closed_all), V(close_range_all), V(exec_other),
     V(spawn_other), V(inherited), V(inherited_write), V(passed_recvmsg), V(passed_recvmmsg), V(passed_syscall),
     V(pidfd_getfd_other), V(other_netns),
-    V(dlsym_default), V(dlsym_next), V(dlsym_handle), V(dlsym_internal), V(dlvsym_handle), V(dlmopen_connect),
+    V(dlsym_default), V(dlsym_next), V(dlsym_handle), V(dlsym_internal), V(dlvsym_handle), V(dlmopen_connect), V(sendmmsg_internal), V(nss_dns), V(sun_rpc), V(sun_rpc_linked),
     V(gai_async), V(gai_async_nowait), V(rq), V(rq_mx), V(rq_srv), V(rs), V(rqd), V(rnq), V(rns), V(rsend), V(rnsend), V(res_by_dlvsym),
 };
 

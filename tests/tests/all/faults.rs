@@ -395,7 +395,7 @@ fn cancel(w: &World) -> Result {
 
 fn many(w: &World) -> Result {
     let descriptors = uwt_tests::netns::raise_descriptors();
-    if descriptors < 25_000 {
+    if descriptors < 12_000 {
         let why = format!("the server may open {descriptors} descriptors only");
         return Err(crate::world::Stop::Skipped(why));
     }
@@ -417,7 +417,7 @@ print(one, two, three, three - two < 2000)";
         .bed
         .uwt(server.port())
         .args(["python3", "-c", code])
-        .limit_descriptors(20_000);
+        .limit_descriptors(12_000);
     let o = w.held(run.limit(Duration::from_secs(120)))?.expect(0)?;
     ensure!(o.out.trim_end().ends_with("True"), "{o:#?}");
     Ok(())

@@ -48,6 +48,7 @@ pub fn tests(world: &Arc<World>) -> Vec<Trial> {
         test("inherited connections", inherited),
         test("inbound and bind", inbound),
         test("a curl that was told its proxy", native_proxy),
+        test("a plugin's own connect() is the plugin's", plugin),
         test("log levels and log file", logs),
         test("installed by make install", installed),
         test("from any folder, with any umask, without HOME", odd_places),
@@ -765,6 +766,18 @@ fn native_proxy(w: &World) -> Result {
     // Nothing is left of it where it is not wanted.
     let o = w.held(uwt().args(["env"]))?.expect(0)?;
     ensure!(!o.out.contains("ALL_PROXY"), "{o:#?}");
+    Ok(())
+}
+
+fn plugin(w: &World) -> Result {
+    let plugin = w
+        .bed
+        .compile("plugin.so", "cc", "-shared -fPIC", "plugin.c")?;
+    let program = w
+        .bed
+        .compile("loads_plugin", "cc", "-ldl", "loads_plugin.c")?;
+    let o = w.held(plain(w).arg(program).arg(plugin))?.expect(0)?;
+    ensure!(o.out == "41 42 0\n", "{o:#?}");
     Ok(())
 }
 
