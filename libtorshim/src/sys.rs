@@ -3,6 +3,7 @@
 
 use core::arch::asm;
 use core::ffi::CStr;
+use uwt_core::decimal::Decimal;
 use uwt_core::errno::Errno;
 
 /// What a system call gave.
@@ -213,15 +214,8 @@ pub fn openat(dir: Fd, path: &CStr, flags: i32) -> Result<Fd> {
 /// Where an open file is, as /proc/self/fd has it (proc(5)): fills `buf`, gives the length.
 pub fn descriptor_path(fd: Fd, buf: &mut [u8; 4096]) -> Result<usize> {
     let mut link = *b"/proc/self/fd/\0\0\0\0\0\0\0\0\0\0\0";
-    let mut digits = [0u8; 10];
-    let mut n = fd.unsigned_abs();
-    let mut at = digits.len();
-    while n > 0 || at == digits.len() {
-        at -= 1;
-        digits[at] = b'0' + (n % 10) as u8;
-        n /= 10;
-    }
-    let digits = &digits[at..];
+    let digits = Decimal::new(u64::from(fd.unsigned_abs()));
+    let digits = digits.bytes();
     link[14..14 + digits.len()].copy_from_slice(digits);
     let to = buf.as_mut_ptr();
     call!(SYS_readlinkat, libc::AT_FDCWD, link.as_ptr(), to, buf.len())

@@ -5,6 +5,7 @@
 //! the version must be there once, in order; what is cut off, repeated, changed or unknown is an
 //! error, and the shim then refuses every connection.
 
+use crate::decimal::Decimal;
 use crate::isolation::{Isolation, Scope};
 use crate::route::{Bind, Inbound, Localhost, Policy, PortList, Socks};
 use crate::siphash::Key;
@@ -156,18 +157,8 @@ impl Encoder<'_> {
         }
     }
 
-    fn decimal(&mut self, mut n: u64) {
-        let mut digits = [0u8; 20];
-        let mut at = digits.len();
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (n % 10) as u8;
-            n /= 10;
-            if n == 0 {
-                break;
-            }
-        }
-        self.raw(&digits[at..]);
+    fn decimal(&mut self, n: u64) {
+        self.raw(Decimal::new(n).bytes());
     }
 
     fn field(&mut self, key: &str, data: &[u8]) {

@@ -5,6 +5,7 @@
 //! mean isolation and nothing else (tor-spec, socks-extensions, "Extended isolation"); tor closes
 //! the connection on `<torS0X>0` with anything behind it. What tells identities apart is the password.
 
+use crate::decimal::Decimal;
 use crate::siphash::{self, Key};
 
 /// Tor's reserved username for stream isolation (socks-extensions, format 0).
@@ -100,18 +101,8 @@ impl Field {
         }
     }
 
-    fn push_decimal(&mut self, mut n: u64) {
-        let mut digits = [0u8; 20];
-        let mut at = digits.len();
-        loop {
-            at -= 1;
-            digits[at] = b'0' + (n % 10) as u8;
-            n /= 10;
-            if n == 0 {
-                break;
-            }
-        }
-        self.push(&digits[at..]);
+    fn push_decimal(&mut self, n: u64) {
+        self.push(Decimal::new(n).bytes());
     }
 
     fn get(&self) -> &[u8] {

@@ -11,10 +11,12 @@
 //! | [`proxy_url`] | the proxy as a URL, for programs that take it natively |
 //! | [`dns`] | DNS messages, for programs that speak DNS themselves |
 //! | [`elf`] | whether ld.so will load the shim into a program |
+//! | [`decimal`] | numbers in decimal, without an allocator |
 //! | [`errno`] | the errno values that programs get |
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod decimal;
 pub mod dns;
 pub mod elf;
 pub mod errno;
