@@ -12,8 +12,7 @@ use std::path::Path;
 pub struct Sink {
     packets: OwnedFd,
     marker: UdpSocket,
-    stub_udp: UdpSocket,
-    stub_tcp: TcpListener,
+    stub: Option<(UdpSocket, TcpListener)>,
     daemons: Vec<(&'static str, UnixListener)>,
     /// Whoever asks nscd, until it is known what for.
     asking: Vec<UnixStream>,
@@ -45,8 +44,30 @@ fn is_about_users(request: &[u8]) -> bool {
 const MARK: &[u8] = b"uwt-sink-mark-";
 
 impl Sink {
-    /// Opens the recorder; [`crate::netns::enter`] has been called.
-    pub fn open() -> io::Result<Sink> {
+    /// Records packets, and stands in for the daemons that resolve for others. Somebody must [`Sink::peek`] while
+    /// a command runs: libc waits 5 s for an nscd that does not answer.
+    pub fn with_daemons() -> io::Result<Sink> {
+        let mut sink = Sink::packets()?;
+        let stub_udp = UdpSocket::bind("127.0.0.53:53")?;
+        stub_udp.set_nonblocking(true)?;
+        let stub_tcp = TcpListener::bind("127.0.0.53:53")?;
+        stub_tcp.set_nonblocking(true)?;
+        sink.stub = Some((stub_udp, stub_tcp));
+        for path in DAEMONS {
+            if let Some(folder) = Path::new(path).parent() {
+                fs::create_dir_all(folder)?;
+            }
+            let listener = UnixListener::bind(path)?;
+            listener.set_nonblocking(true)?;
+            use std::os::unix::fs::PermissionsExt;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
+            sink.daemons.push((path, listener));
+        }
+        Ok(sink)
+    }
+
+    /// Records packets alone; [`crate::netns::enter`] has been called.
+    pub fn packets() -> io::Result<Sink> {
         let protocol = (libc::ETH_P_ALL as u16).to_be();
         let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: socket(2) with plain numbers.
@@ -70,27 +91,11 @@ impl Sink {
         if bound != 0 {
             return Err(io::Error::last_os_error());
         }
-        let stub_udp = UdpSocket::bind("127.0.0.53:53")?;
-        stub_udp.set_nonblocking(true)?;
-        let stub_tcp = TcpListener::bind("127.0.0.53:53")?;
-        stub_tcp.set_nonblocking(true)?;
-        let mut daemons = Vec::new();
-        for path in DAEMONS {
-            if let Some(folder) = Path::new(path).parent() {
-                fs::create_dir_all(folder)?;
-            }
-            let listener = UnixListener::bind(path)?;
-            listener.set_nonblocking(true)?;
-            use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(path, fs::Permissions::from_mode(0o666))?;
-            daemons.push((path, listener));
-        }
         let mut sink = Sink {
             packets,
             marker: UdpSocket::bind("192.0.2.2:0")?,
-            stub_udp,
-            stub_tcp,
-            daemons,
+            stub: None,
+            daemons: Vec::new(),
             asking: Vec::new(),
             marks: 0,
         };
@@ -100,11 +105,10 @@ impl Sink {
 
     /// The descriptors that become readable when something leaves.
     pub fn descriptors(&self) -> Vec<RawFd> {
-        let mut all = vec![
-            self.packets.as_raw_fd(),
-            self.stub_udp.as_raw_fd(),
-            self.stub_tcp.as_raw_fd(),
-        ];
+        let mut all = vec![self.packets.as_raw_fd()];
+        if let Some((udp, tcp)) = &self.stub {
+            all.extend([udp.as_raw_fd(), tcp.as_raw_fd()]);
+        }
         all.extend(self.daemons.iter().map(|(_, l)| l.as_raw_fd()));
         all.extend(self.asking.iter().map(AsRawFd::as_raw_fd));
         all
@@ -146,13 +150,15 @@ impl Sink {
             }
         }
         let mut buf = [0; 2048];
-        while self.stub_udp.recv_from(&mut buf).is_ok() {
-            seen.push("a query to the resolver at 127.0.0.53, UDP".into());
-        }
-        while let Ok((mut stream, _)) = self.stub_tcp.accept() {
-            let _ = stream.set_nonblocking(true);
-            let _ = stream.read(&mut buf);
-            seen.push("a connection to the resolver at 127.0.0.53, TCP".into());
+        if let Some((udp, tcp)) = &self.stub {
+            while udp.recv_from(&mut buf).is_ok() {
+                seen.push("a query to the resolver at 127.0.0.53, UDP".into());
+            }
+            while let Ok((mut stream, _)) = tcp.accept() {
+                let _ = stream.set_nonblocking(true);
+                let _ = stream.read(&mut buf);
+                seen.push("a connection to the resolver at 127.0.0.53, TCP".into());
+            }
         }
         for (path, listener) in &self.daemons {
             while let Ok((stream, _)) = listener.accept() {

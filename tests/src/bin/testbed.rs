@@ -31,7 +31,7 @@ fn run(words: &[String]) -> io::Result<ExitCode> {
         .split_first()
         .ok_or_else(|| io::Error::other("usage: uwt-testbed run COMMAND... | circuits"))?;
     netns::enter()?;
-    let mut sink = Sink::open()?;
+    let mut sink = Sink::packets()?;
     dns::listen("127.0.0.1:53")?;
     http::listen(tornet::WEB, None)?;
     let begun = Instant::now();

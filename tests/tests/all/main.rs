@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
     // One namespace and one sink: what leaves must be told apart.
     arguments.test_threads = Some(1);
-    let made = netns::enter().and_then(|()| Ok((Bed::make()?, Sink::open()?)));
+    let made = netns::enter().and_then(|()| Ok((Bed::make()?, Sink::with_daemons()?)));
     let (bed, sink) = match made {
         Ok(made) => made,
         Err(e) => {
