@@ -53,8 +53,8 @@ fn ticker(w: &World, program: &str, script: &str) -> Result {
     server.script(|s| s.delay = Duration::from_secs(2));
     let mut held = [0; 3];
     let mut bare = [0; 3];
-    // A machine with other work to do stalls anybody now and then: the best of three.
-    for _ in 0..3 {
+    // A machine with other work to do stalls anybody now and then: the best of five.
+    for _ in 0..5 {
         // The same program without uwt, to a server that answers at once: what its own loop costs.
         let at = uwt_tests::http::listen("127.0.0.1:0", None)?;
         bare = run(w.bed.run(program), "127.0.0.1", at.port())?;

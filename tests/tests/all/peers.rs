@@ -180,7 +180,7 @@ const CHECKS: &[Check] = &[
                 env!("CARGO_MANIFEST_DIR"),
                 "/vectors/asyncio_ticker.py"
             ))?;
-            for _ in 0..3 {
+            for _ in 0..5 {
                 let o = s.run(&["python3", "-c", &text, "198.51.100.7", "80", "20"])?;
                 let n: Vec<u64> = o
                     .out
@@ -195,9 +195,10 @@ const CHECKS: &[Check] = &[
         },
     ),
     ("one round trip of the proxy per connection", |s| {
-        s.server.script(|x| x.delay = Duration::from_millis(200));
-        let o = s.client("blocking", "a.example")?;
-        Ok(o.out.starts_with("connected") && o.took < Duration::from_millis(390))
+        // Greeting, authentication and request in one segment: nothing of it waited for an answer.
+        s.client("blocking", "198.51.100.7")?;
+        let r = s.server.take();
+        Ok(r.len() == 1 && r[0].pipelined)
     }),
     ("names travel to the proxy, no lookup before", |s| {
         s.client("blocking", "a.example")?;
