@@ -180,7 +180,8 @@ const CHECKS: &[Check] = &[
                 env!("CARGO_MANIFEST_DIR"),
                 "/vectors/asyncio_ticker.py"
             ))?;
-            for _ in 0..5 {
+            // A busy machine stalls anybody now and then; what stalls by design stalls each time.
+            for _ in 0..if s.who == Who::Uwt { 5 } else { 1 } {
                 let o = s.run(&["python3", "-c", &text, "198.51.100.7", "80", "20"])?;
                 let n: Vec<u64> = o
                     .out
