@@ -104,6 +104,12 @@ impl Control {
         }
     }
 
+    /// How many relays the consensus has that tor goes by.
+    pub fn relays(&mut self) -> io::Result<usize> {
+        let lines = self.ask("GETINFO ns/all")?;
+        Ok(lines.iter().filter(|l| l.starts_with("r ")).count())
+    }
+
     /// The circuits that carry a client's streams.
     pub fn circuits(&mut self) -> io::Result<Vec<Circuit>> {
         let mut all = Vec::new();

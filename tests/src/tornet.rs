@@ -3,12 +3,13 @@
 
 use crate::control::Control;
 use std::fs;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The client's SOCKS port.
 pub const SOCKS: u16 = 9050;
@@ -55,6 +56,10 @@ TestingV3AuthInitialVoteDelay 2 seconds
 TestingV3AuthInitialDistDelay 2 seconds
 Log notice stdout
 ";
+
+/// A client that doubts a circuit probes it with a BEGIN to port 25 of a made-up address in 0.0.0.0/8
+/// (tor's `pathbias_send_usable_probe`). An exit that tries to go there is what a sink would call an escape.
+const EXIT_POLICY: &str = "reject 0.0.0.0/8:*,accept *:*";
 
 fn folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
@@ -163,7 +168,7 @@ impl Network {
             let torrc = at.join(format!("{name}.torrc"));
             let text = format!(
                 "{COMMON}DataDirectory {}\nNickname {name}\nAddress 127.0.0.1\nSocksPort 0\nORPort {}\n\
-                 ExitRelay 1\nExitPolicy accept *:*\nExitPolicyRejectPrivate 0\nIPv6Exit 1\n\
+                 ExitRelay 1\nExitPolicy {EXIT_POLICY}\nExitPolicyRejectPrivate 0\nIPv6Exit 1\n\
                  ServerDNSResolvConfFile {}\nServerDNSDetectHijacking 0\nServerDNSTestAddresses\n",
                 at.join(&name).display(),
                 15300 + i,
@@ -215,7 +220,40 @@ impl Network {
         network.onion = fs::read_to_string(at.join("hs/hostname"))?
             .trim()
             .to_owned();
+        network.ready()?;
         Ok(network)
+    }
+
+    /// Waits until the client knows every relay, and the network carries streams to its exits and one to the onion
+    /// service: tor says that it is bootstrapped before any of it is so, and the consensus after the first, which
+    /// has the relays that came late to it, throws over circuits that were made before. The web server that
+    /// [`WEB`] names listens, and so does the resolver.
+    ///
+    /// # Errors
+    /// What the last try met, when two minutes were not enough.
+    pub fn ready(&self) -> io::Result<()> {
+        let end = Instant::now() + Duration::from_secs(120);
+        let wait = |what: &mut dyn FnMut() -> io::Result<()>| {
+            while let Err(e) = what() {
+                if Instant::now() > end {
+                    let log =
+                        fs::read_to_string(self.folder.join("client.log")).unwrap_or_default();
+                    let why = format!("the private Tor network is not ready: {e}\n{log}");
+                    return Err(io::Error::new(e.kind(), why));
+                }
+                // Tor tells of each circuit and descriptor, and of none whether it will do.
+                std::thread::sleep(Duration::from_millis(200));
+            }
+            Ok(())
+        };
+        wait(&mut || match self.control()?.relays()? {
+            n if n == AUTHORITIES + EXITS => Ok(()),
+            n => Err(io::Error::other(format!("the client knows {n} relays"))),
+        })?;
+        for circuit in ["one", "two", "three", "four"] {
+            wait(&mut || fetch(circuit, "ready.example", 18080))?;
+        }
+        wait(&mut || fetch("onion", &self.onion, 80))
     }
 
     /// The client's SOCKS port as a unix socket.
@@ -232,6 +270,41 @@ impl Network {
     pub fn control(&self) -> io::Result<Control> {
         Control::open(CONTROL, &self.cookie())
     }
+}
+
+/// One page through the client's SOCKS port, on the circuit of that username.
+fn fetch(username: &str, host: &str, port: u16) -> io::Result<()> {
+    let mut stream = TcpStream::connect(("127.0.0.1", SOCKS))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut answer = [0; 10];
+    stream.write_all(b"\x05\x01\x02")?;
+    stream.read_exact(&mut answer[..2])?;
+    let username = [
+        b"\x01",
+        &[username.len() as u8][..],
+        username.as_bytes(),
+        b"\x01-",
+    ];
+    stream.write_all(&username.concat())?;
+    stream.read_exact(&mut answer[..2])?;
+    let request = [
+        b"\x05\x01\x00\x03",
+        &[host.len() as u8][..],
+        host.as_bytes(),
+        &port.to_be_bytes(),
+    ];
+    stream.write_all(&request.concat())?;
+    stream.read_exact(&mut answer)?;
+    if answer[1] != 0 {
+        return Err(io::Error::other(format!("SOCKS reply {}", answer[1])));
+    }
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut page = Vec::new();
+    stream.read_to_end(&mut page)?;
+    if page.is_empty() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(())
 }
 
 /// Keeps a tor's log; says when it is bootstrapped.

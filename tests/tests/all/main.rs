@@ -54,7 +54,8 @@ fn main() -> ExitCode {
         }
     }
     for (name, why) in world.again() {
-        println!("tried again: {name}: {}", why.lines().next().unwrap_or(""));
+        let why: Vec<&str> = why.split_whitespace().collect();
+        println!("tried again: {name}: {:.600}", why.join(" "));
     }
     world.end();
     conclusion.exit_code()

@@ -98,8 +98,8 @@ impl World {
 
     /// Runs `f` with the private Tor network, which the first who asks brings up.
     ///
-    /// A real Tor now and then fails a stream ("general SOCKS server failure"): what fails is tried twice more,
-    /// and that is said at the end. What left beside Tor is not: one packet is one too many.
+    /// A real Tor now and then fails a stream ("general SOCKS server failure"): what fails is tried four times
+    /// more, once the network carries streams again, and that is said at the end. What left beside Tor is not: one packet is one too many.
     pub fn with_tor(&self, name: &str, f: impl Fn(&Network) -> Result) -> Result {
         if !uwt_tests::bed::has("tor") {
             return Err(Stop::Skipped("tor is not installed".into()));
@@ -111,10 +111,11 @@ impl World {
             *network = Some(Network::start(&self.bed.path("tor"))?);
         }
         let network = network.as_ref().ok_or("no network")?;
-        for _ in 0..2 {
+        for _ in 0..4 {
             match f(network) {
                 Err(Stop::Failed(why)) if !why.contains(ESCAPED) => {
                     lock(&self.again).push((name.to_owned(), why));
+                    network.ready()?;
                 }
                 other => return other,
             }
