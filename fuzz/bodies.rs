@@ -238,6 +238,7 @@ pub fn route(data: &[u8]) {
         },
         bind: Bind::Keep,
         unix_allow: b"",
+        held: false,
     };
     let to = SocketAddr::from((ip, u16::from_be_bytes([*p1, *p2])));
     let transport = if flags & 8 != 0 {

@@ -46,6 +46,8 @@ fn may_send(fd: c_int, to: &Address, flags: c_int) -> Result<(), Errno> {
             };
             match route::outbound(&handoff.policy, transport, dst) {
                 Route::Direct => Ok(()),
+                // The kernel's own handshake leads to the broker, which carries it.
+                Route::Tor if handoff.policy.held => Ok(()),
                 Route::Tor => Err(refuse(format_args!("{dst}"), Refusal::FastOpen)),
                 Route::Refuse(r) => Err(refuse(format_args!("{dst}"), r)),
             }

@@ -4,6 +4,7 @@
 //! program would then run unheld. Nothing here allocates from the program's heap: it runs in vfork(2)
 //! children and signal handlers. An environment that is whole passes as it is.
 
+use crate::target::Entry;
 use crate::{real, state, sys};
 use core::ffi::{CStr, c_char};
 
@@ -60,12 +61,12 @@ impl Environment {
         }
     }
 
-    /// Takes `envp` and puts back what it lacks. Gives the array to pass on, which lives as long as `self`;
-    /// null without memory.
+    /// Takes `envp` and puts back what it lacks; for a program that cannot load the shim, takes the shim out of
+    /// LD_PRELOAD. Gives the array to pass on, which lives as long as `self`; null without memory.
     ///
     /// # Safety
     /// `envp` must be null or an array of C strings that ends with null, alive as long as `self` is.
-    pub unsafe fn fill(&mut self, envp: Strings) -> Strings {
+    pub unsafe fn fill(&mut self, envp: Strings, entry: Entry) -> Strings {
         let state = state::get();
         let shim = match state.handoff() {
             Some(h) => h.shim,
@@ -86,7 +87,9 @@ impl Environment {
                 }
             });
         }
-        if (preload || shim.is_empty()) && (handoff || wanted.is_none()) && !envp.is_null() {
+        let bare = entry == Entry::Bare;
+        if (preload || shim.is_empty()) && (handoff || wanted.is_none()) && !envp.is_null() && !bare
+        {
             self.original = envp;
             return envp;
         }
@@ -106,8 +109,11 @@ impl Environment {
                     n += 1;
                 }
             });
-            *list.add(n) = self.preload_with(shim, old);
-            n += 1;
+            let preload = self.preload_with(shim, old, bare);
+            if !preload.is_null() {
+                *list.add(n) = preload;
+                n += 1;
+            }
             if let (false, Some(v)) = (handoff, state.variable()) {
                 *list.add(n) = v.as_ptr();
                 n += 1;
@@ -127,11 +133,17 @@ impl Environment {
         Some(self.mapped)
     }
 
-    /// `LD_PRELOAD=SHIM:REST`, where REST is what `old` had besides the shim. What does not fit is dropped.
+    /// `LD_PRELOAD=SHIM:REST`, where REST is what `old` had besides the shim; without SHIM for a `bare` program, null if
+    /// nothing is left then. What does not fit is dropped.
     ///
     /// # Safety
     /// `old` must be null or a C string.
-    unsafe fn preload_with(&mut self, shim: &[u8], old: *const c_char) -> *const c_char {
+    unsafe fn preload_with(
+        &mut self,
+        shim: &[u8],
+        old: *const c_char,
+        bare: bool,
+    ) -> *const c_char {
         let mut len = 0;
         let mut push = |data: &[u8]| {
             let end = len + data.len();
@@ -144,19 +156,26 @@ impl Environment {
             false
         };
         push(PRELOAD);
-        push(shim);
+        let mut some = !bare;
+        if !bare {
+            push(shim);
+        }
         if !old.is_null() {
             // SAFETY: the caller's.
             let value = unsafe { CStr::from_ptr(old) }.to_bytes();
             let value = value.strip_prefix(PRELOAD).unwrap_or(b"");
             let words = value.split(|b| matches!(b, b':' | b' '));
             for word in words.filter(|w| !w.is_empty() && *w != shim && w.len() < 2000) {
-                if !push(b":") || !push(word) {
+                if (some && !push(b":")) || !push(word) {
                     break;
                 }
+                some = true;
             }
         }
-        self.preload.as_ptr().cast()
+        match some {
+            true => self.preload.as_ptr().cast(),
+            false => core::ptr::null(),
+        }
     }
 }
 
@@ -200,7 +219,7 @@ pub fn restore_own() {
     let mut e = Environment::new();
     let mine = own();
     // SAFETY: `environ` is an array of C strings that ends with null.
-    let whole = unsafe { e.fill(mine) };
+    let whole = unsafe { e.fill(mine, Entry::Shimmed) };
     if whole == mine || whole.is_null() {
         return;
     }

@@ -4,7 +4,7 @@
 use crate::environment::{self, Environment};
 use crate::hook::{fail, hooks};
 use crate::sys;
-use crate::target::{self, Path};
+use crate::target::{self, Entry, Path};
 use core::arch::global_asm;
 use core::ffi::{CStr, c_char, c_int};
 use uwt_core::errno::Errno;
@@ -21,11 +21,12 @@ unsafe fn execute(path: *const c_char, argv: Strings, envp: Strings) -> Errno {
     }
     // SAFETY: the caller's.
     unsafe {
-        if let Err(e) = target::check(CStr::from_ptr(path), argv) {
-            return e;
-        }
+        let entry = match target::check(CStr::from_ptr(path), argv) {
+            Ok(entry) => entry,
+            Err(e) => return e,
+        };
         let mut environment = Environment::new();
-        let envp = environment.fill(envp);
+        let envp = environment.fill(envp, entry);
         if envp.is_null() {
             return Errno::ENOMEM;
         }
@@ -147,13 +148,14 @@ unsafe fn execute_at(
             Err(e) => Err(e),
         }
     };
-    if let Err(e) = checked {
-        return e;
-    }
+    let entry = match checked {
+        Ok(entry) => entry,
+        Err(e) => return e,
+    };
     let mut environment = Environment::new();
     // SAFETY: the caller's.
     unsafe {
-        let envp = environment.fill(envp);
+        let envp = environment.fill(envp, entry);
         if envp.is_null() {
             return Errno::ENOMEM;
         }
@@ -162,8 +164,8 @@ unsafe fn execute_at(
 }
 
 /// Where posix_spawnp(3) will find `file`, for a look at it before.
-pub fn check_along_path(file: &CStr) -> Result<(), Errno> {
-    let mut verdict = Ok(());
+pub fn check_along_path(file: &CStr) -> Result<Entry, Errno> {
+    let mut verdict = Ok(Entry::Shimmed);
     along_path(file, |path| {
         if !sys::may_execute(path) {
             return Errno(libc::ENOENT);

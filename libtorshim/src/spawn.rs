@@ -3,6 +3,7 @@
 use crate::environment::{self, Environment};
 use crate::exec;
 use crate::hook::{hooks, set_errno};
+use crate::target::Entry;
 use crate::{state, target};
 use core::ffi::{CStr, c_char, c_int, c_void};
 use libc::pid_t;
@@ -21,14 +22,15 @@ fn shell() -> Result<(), Errno> {
 
 /// The operation behind both forms: `spawn` makes the real call with an environment that is whole.
 unsafe fn spawn(
-    checked: Result<(), Errno>,
+    checked: Result<Entry, Errno>,
     envp: Strings,
     spawn: impl FnOnce(Strings) -> c_int,
 ) -> c_int {
     // posix_spawn gives its error instead of setting errno.
-    if let Err(e) = checked {
-        return e.0;
-    }
+    let entry = match checked {
+        Ok(entry) => entry,
+        Err(e) => return e.0,
+    };
     let mut environment = Environment::new();
     let envp = if envp.is_null() {
         environment::own()
@@ -36,7 +38,7 @@ unsafe fn spawn(
         envp
     };
     // SAFETY: the program's own array.
-    let whole = unsafe { environment.fill(envp) };
+    let whole = unsafe { environment.fill(envp, entry) };
     if whole.is_null() {
         return libc::ENOMEM;
     }

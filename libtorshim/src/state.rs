@@ -110,9 +110,12 @@ impl State {
         self.variable[PREFIX.len()..end].copy_from_slice(value);
         self.variable_len = end + 1;
         let text = &self.variable[PREFIX.len()..end];
-        let Ok(handoff) = Handoff::decode(text, &mut self.ports) else {
+        let Ok(mut handoff) = Handoff::decode(text, &mut self.ports) else {
             return;
         };
+        if handoff.netns != 0 {
+            handoff.held_here(sys::stat(c"/proc/self/ns/net").map_or(0, |st| st.st_ino));
+        }
         self.names = map_names(&handoff);
         let mut path = [0u8; 4096];
         if let Some(slot) = path.get_mut(..handoff.shim.len()) {
@@ -130,6 +133,11 @@ impl State {
     /// What the launcher handed over; `None` refuses everything.
     pub fn handoff(&self) -> Option<&Handoff<'static>> {
         self.handoff.as_ref()
+    }
+
+    /// Whether the kernel holds what this process does past the shim (level `netns`).
+    pub fn held(&self) -> bool {
+        self.handoff.as_ref().is_some_and(|h| h.policy.held)
     }
 
     /// The run's name table; `None` refuses every hostname.

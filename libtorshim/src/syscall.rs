@@ -2,7 +2,7 @@
 //! of Linux's that cannot reach the network; newer ones and io_uring get ENOSYS, which programs expect.
 
 use crate::hook::{fail, hooks};
-use crate::{connect, datagram, epoll, exec, fds, log, rights, socket, stream, sys, wait};
+use crate::{connect, datagram, epoll, exec, fds, log, rights, socket, state, stream, sys, wait};
 use core::ffi::{c_int, c_long, c_uint};
 use libc::{sigset_t, socklen_t};
 use redhook::real;
@@ -157,7 +157,9 @@ hooks! {
             return r;
         }
         match n {
-            libc::SYS_io_uring_setup | libc::SYS_io_uring_enter | libc::SYS_io_uring_register => refuse(n),
+            libc::SYS_io_uring_setup | libc::SYS_io_uring_enter | libc::SYS_io_uring_register if !state::get().held() => {
+                refuse(n)
+            }
             // Also what x32 programs would call: their numbers have bit 30 set.
             _ if !(0..=NEWEST).contains(&n) => refuse(n),
             // SAFETY: the program's own call, unchanged.

@@ -1,7 +1,8 @@
 //! Whether the shim can enter the program that is about to be executed.
 //!
 //! ld.so ignores LD_PRELOAD for setuid programs, a static one has no ld.so, a 32-bit one cannot load us:
-//! such a program would run unheld, so it is not started. A file that changes between the look and the
+//! such a program would run unheld, so it is not started; in a run that the kernel holds (level `netns`) it is started
+//! without the shim. A file that changes between the look and the
 //! exec is not caught: a program is not an adversary at this level.
 
 use crate::{log, state, sys};
@@ -43,16 +44,44 @@ impl Path {
     }
 }
 
-fn refuse(path: &[u8], why: &str) -> Errno {
+/// How a program is started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry {
+    /// With the shim.
+    Shimmed,
+    /// Without: it could not be loaded, and the kernel holds the program.
+    Bare,
+}
+
+/// The shim cannot enter, for this reason: the program is not started, unless the kernel holds it.
+fn cannot(path: &[u8], why: &str) -> Result<Entry, Errno> {
+    if state::get().held() {
+        log::debug!("{}: {why}; held by the kernel alone", log::Shown(path));
+        return Ok(Entry::Bare);
+    }
     log::refused!(
         "{} is not started: {why}; level netns holds such programs",
         log::Shown(path)
     );
-    Errno::EPERM
+    Err(Errno::EPERM)
+}
+
+/// The program would change who it is (setuid, setgid). In a user namespace the bit has no effect, and the program would
+/// only fail in its own words.
+fn cannot_elevate(path: &[u8], why: &str) -> Result<Entry, Errno> {
+    if !state::get().held() {
+        return cannot(path, why);
+    }
+    log::refused!(
+        "{} is not started: {why}, which has no effect at level netns; sudo uwt starts all of it as root",
+        log::Shown(path)
+    );
+    Err(Errno::EPERM)
 }
 
 /// Whether starting the file changes who the process is (AT_SECURE, getauxval(3)).
 fn elevation(fd: Fd) -> Option<&'static str> {
+    // Root keeps being root, in a namespace too; file capabilities count for nothing in a user namespace.
     if sys::no_new_privs() {
         return None;
     }
@@ -63,35 +92,48 @@ fn elevation(fd: Fd) -> Option<&'static str> {
         Some("it is setuid")
     } else if st.st_mode & 0o2010 == 0o2010 && st.st_gid != sys::getegid() {
         Some("it is setgid")
-    } else if sys::geteuid() != 0 && sys::has_xattr(fd, c"security.capability") {
+    } else if sys::geteuid() != 0
+        && !state::get().held()
+        && sys::has_xattr(fd, c"security.capability")
+    {
         Some("it has file capabilities")
     } else {
         None
     }
 }
 
-/// Looks at an open file. `Ok(Some(n))`: it is a script whose first `n` bytes are in `head`.
-fn judge(fd: Fd, path: &[u8], head: &mut [u8; 256]) -> Result<Option<usize>, Errno> {
+/// What a file is.
+enum Judged {
+    /// A program that is started so.
+    Program(Entry),
+    /// A script whose first bytes, so many, are in the buffer.
+    Script(usize),
+}
+
+/// Looks at an open file.
+fn judge(fd: Fd, path: &[u8], head: &mut [u8; 256]) -> Result<Judged, Errno> {
     let kind = elf::inspect(|at, buf| sys::pread(fd, buf, at).unwrap_or(0));
     match kind {
-        Executable::Script => return Ok(Some(sys::pread(fd, head, 0).unwrap_or(0))),
+        Executable::Script => return Ok(Judged::Script(sys::pread(fd, head, 0).unwrap_or(0))),
         // The kernel says ENOEXEC, and shells run it as a script; the shell is held. A handler of
         // binfmt_misc(5) could run it by other means, unheld.
         Executable::Unknown if binfmt_handlers() => {
-            return Err(refuse(
-                path,
-                "it is no program, and binfmt_misc might run it",
-            ));
+            return cannot(path, "it is no program, and binfmt_misc might run it")
+                .map(Judged::Program);
         }
         _ => {}
     }
-    if let Some(why) = kind.objection() {
-        return Err(refuse(path, why));
-    }
     match elevation(fd) {
-        Some(why) if kind != Executable::Unknown => Err(refuse(path, why)),
-        _ => Ok(None),
+        Some(why) if kind != Executable::Unknown => {
+            return cannot_elevate(path, why).map(Judged::Program);
+        }
+        _ => {}
     }
+    let entry = match kind.objection() {
+        Some(why) => cannot(path, why)?,
+        None => Entry::Shimmed,
+    };
+    Ok(Judged::Program(entry))
 }
 
 /// Whether any handler of binfmt_misc is switched on: its folder holds more than `register` and `status`.
@@ -111,21 +153,24 @@ fn binfmt_handlers() -> bool {
 }
 
 /// The shim's own file must be there for the new program's ld.so: it is not in a chroot or a container.
-fn shim_in_sight() -> Result<(), Errno> {
+fn shim_in_sight() -> Result<Entry, Errno> {
     let state = state::get();
     let Some(handoff) = state.handoff() else {
-        return Ok(());
+        return Ok(Entry::Shimmed);
     };
     let seen = Path::join(&[handoff.shim]).and_then(|p| sys::stat(p.get()).ok());
     let same = seen.is_some_and(|st| (st.st_dev, st.st_ino) == state.shim_file());
     if same {
-        return Ok(());
+        return Ok(Entry::Shimmed);
     }
     // A new version installed meanwhile is not the same file and serves as well.
     let replaced =
         seen.is_some_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG && st.st_uid == 0);
     if replaced {
-        return Ok(());
+        return Ok(Entry::Shimmed);
+    }
+    if state.held() {
+        return Ok(Entry::Bare);
     }
     log::refused!(
         "nothing is started: {} cannot be seen from here (chroot, container?), so programs would run without it",
@@ -135,40 +180,51 @@ fn shim_in_sight() -> Result<(), Errno> {
 }
 
 /// Looks at an open descriptor that is to be executed (fexecve(3)), `#!` lines included.
-pub fn check_fd(fd: Fd, shown: &[u8]) -> Result<(), Errno> {
-    shim_in_sight()?;
+pub fn check_fd(fd: Fd, shown: &[u8]) -> Result<Entry, Errno> {
+    let sight = shim_in_sight()?;
     let mut head = [0u8; 256];
-    match judge(fd, shown, &mut head)? {
-        Some(n) => check_interpreter(&head, n, shown, 1),
-        None => Ok(()),
-    }
+    let entry = match judge(fd, shown, &mut head)? {
+        Judged::Script(n) => check_interpreter(&head, n, shown, 1)?,
+        Judged::Program(entry) => entry,
+    };
+    Ok(both(sight, entry))
 }
 
-fn check_interpreter(head: &[u8; 256], n: usize, shown: &[u8], depth: usize) -> Result<(), Errno> {
+fn both(a: Entry, b: Entry) -> Entry {
+    if a == Entry::Bare { a } else { b }
+}
+
+fn check_interpreter(
+    head: &[u8; 256],
+    n: usize,
+    shown: &[u8],
+    depth: usize,
+) -> Result<Entry, Errno> {
     // No interpreter: the kernel says ENOEXEC.
     let Some((interpreter, _)) = elf::shebang(&head[..n.min(256)]) else {
-        return Ok(());
+        return Ok(Entry::Shimmed);
     };
     if depth > SHEBANG_DEPTH {
         // The kernel says ELOOP.
-        return Ok(());
+        return Ok(Entry::Shimmed);
     }
-    let path =
-        Path::join(&[interpreter]).ok_or_else(|| refuse(shown, "its #! line is too long"))?;
-    check_at(path.get(), depth)
+    match Path::join(&[interpreter]) {
+        Some(path) => check_at(path.get(), depth),
+        None => cannot(shown, "its #! line is too long"),
+    }
 }
 
-fn check_at(path: &CStr, depth: usize) -> Result<(), Errno> {
+fn check_at(path: &CStr, depth: usize) -> Result<Entry, Errno> {
     let fd = match sys::open(path, libc::O_RDONLY | libc::O_NONBLOCK, 0) {
         Ok(fd) => fd,
         // It is not there: the kernel says so. Executable but not readable: nobody can look at it.
         Err(Errno::EACCES) => {
             return match sys::may_execute(path) {
-                true => Err(refuse(path.to_bytes(), "it cannot be read")),
-                false => Ok(()),
+                true => cannot(path.to_bytes(), "it cannot be read"),
+                false => Ok(Entry::Shimmed),
             };
         }
-        Err(_) => return Ok(()),
+        Err(_) => return Ok(Entry::Shimmed),
     };
     let mut head = [0u8; 256];
     let regular = sys::fstat(fd).is_ok_and(|st| st.st_mode & libc::S_IFMT == libc::S_IFREG);
@@ -176,12 +232,12 @@ fn check_at(path: &CStr, depth: usize) -> Result<(), Errno> {
         judge(fd, path.to_bytes(), &mut head)
     } else {
         // A folder, a device: the kernel says EACCES.
-        Ok(None)
+        Ok(Judged::Program(Entry::Shimmed))
     };
     sys::close(fd);
     match verdict? {
-        Some(n) => check_interpreter(&head, n, path.to_bytes(), depth + 1),
-        None => Ok(()),
+        Judged::Script(n) => check_interpreter(&head, n, path.to_bytes(), depth + 1),
+        Judged::Program(entry) => Ok(entry),
     }
 }
 
@@ -189,16 +245,16 @@ fn check_at(path: &CStr, depth: usize) -> Result<(), Errno> {
 ///
 /// # Safety
 /// `argv` must be null or an array of C strings that ends with null.
-pub unsafe fn check(path: &CStr, argv: *const *const libc::c_char) -> Result<(), Errno> {
-    shim_in_sight()?;
-    check_at(path, 0)?;
+pub unsafe fn check(path: &CStr, argv: *const *const libc::c_char) -> Result<Entry, Errno> {
+    let sight = shim_in_sight()?;
+    let mut entry = check_at(path, 0)?;
     if elf::is_glibc_loader(path.to_bytes()) {
         // SAFETY: the caller's.
         if let Some(program) = unsafe { loaders_program(argv) } {
-            return check_at(program, 0);
+            entry = both(entry, check_at(program, 0)?);
         }
     }
-    Ok(())
+    Ok(both(sight, entry))
 }
 
 /// The program that ld.so is asked to run (ld.so(8)).

@@ -36,11 +36,29 @@ fn others() -> Vec<RawFd> {
         .collect()
 }
 
+/// Whether the descriptor is a socket of the network that this process is in, connected or not.
+fn is_of_the_network(fd: RawFd) -> bool {
+    let mut domain: libc::c_int = 0;
+    let mut len = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: getsockopt(2) fills one int that lives through the call; what is no socket it says so.
+    let r = unsafe {
+        let at = (&raw mut domain).cast();
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, at, &raw mut len)
+    };
+    r == 0 && domain != libc::AF_UNIX
+}
+
 /// Has sockets that are connected beside Tor closed when the command starts; refuses if one of them is
-/// standard input, output or error.
-pub fn close() -> Result<()> {
+/// standard input, output or error. For a command that goes into a namespace: every socket of the network that it
+/// leaves, since one could be connected anew.
+pub fn close(namespace: bool) -> Result<()> {
+    let beside = if namespace {
+        is_of_the_network
+    } else {
+        is_connected_beside_tor
+    };
     for fd in 0..=2 {
-        if is_connected_beside_tor(fd) {
+        if beside(fd) {
             return Err(Refusal::new(
                 format!("descriptor {fd} is a network connection beside Tor"),
                 "the command would talk over it directly",
@@ -49,7 +67,7 @@ pub fn close() -> Result<()> {
         }
     }
     for fd in others() {
-        if is_connected_beside_tor(fd) {
+        if beside(fd) {
             // SAFETY: getpeername has just found the number to be an open socket; it is used for one
             // fcntl(2) and not kept.
             let fd = unsafe { BorrowedFd::borrow_raw(fd) };

@@ -6,14 +6,13 @@ use crate::refusal::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Refusal, Result};
 use crate::run::{self, Run};
 use crate::setting::{Address, Passthrough, Settings};
 use crate::target::{self, Target};
-use crate::{cli, config, inherited, shim};
+use crate::{broker, cli, config, inherited, level, netns, process, shim};
 use std::ffi::{CString, OsStr, OsString};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use uwt_core::handoff::{self, Handoff, HandoffError};
-use uwt_core::isolation::{self, Connection, Isolation, Process};
+use uwt_core::isolation::{self, Connection, Isolation};
 use uwt_core::proxy_url::{self, Url};
 use uwt_core::route::{Localhost, Policy, PortList, Socks};
 use uwt_core::siphash::{self, Key as HashKey};
@@ -128,13 +127,13 @@ fn finish(
     let dev = plan::dev_passthrough(caller.variable("UWT_DEV_PASSTHROUGH"));
     let s = &effective.settings;
     let how = plan::how(&target.path, &arguments, s.passthrough, dev, s.enabled);
-    let mut shim_path = None;
-    if how == How::Preload {
-        plan::level(s.level)?;
-        target::prove(&target, arguments.get(1..).unwrap_or(&[]))?;
+    let (mut shim_path, mut held) = (None, None);
+    if how == How::Carried {
         let path = shim::find()?;
         shim::prove(&path)?;
         shim_path = Some(path);
+        let behind = arguments.get(1..).unwrap_or(&[]);
+        held = Some(level::choose(s, counter.is_some(), &target, behind)?);
     }
     Ok(Plan {
         target,
@@ -142,6 +141,7 @@ fn finish(
         how,
         effective,
         shim: shim_path,
+        held,
         counter,
     })
 }
@@ -156,46 +156,74 @@ fn app_key(command: &Path) -> HashKey {
     siphash::hash128(b"uwt app identity", &boot)
 }
 
-/// This process, which the command will be: pid and birth stay over execve(2). The shim says the same.
-fn this_process() -> Process {
-    let pid = std::process::id();
-    Process {
-        pid,
-        birth: pidfd_inode(pid).unwrap_or_else(start_time),
-    }
-}
-
-/// See [`Process::birth`].
-fn pidfd_inode(pid: u32) -> Option<u64> {
-    const PID_FS_MAGIC: libc::__fsword_t = 0x5049_4446;
-    // SAFETY: plain numbers.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
-    let fd = i32::try_from(fd).ok().filter(|fd| *fd >= 0)?;
-    // SAFETY: the descriptor has just been made and is nobody else's.
-    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    // SAFETY: struct statfs is plain integers, for which zero is a value; it lives through the call.
-    let on_pidfs = unsafe {
-        let mut fs: libc::statfs = std::mem::zeroed();
-        libc::fstatfs(fd.as_raw_fd(), &raw mut fs) == 0 && fs.f_type == PID_FS_MAGIC
-    };
-    let inode = std::fs::File::from(fd).metadata().ok()?.ino();
-    on_pidfs.then_some(inode)
-}
-
-/// Field 22 of /proc/self/stat (proc(5)); 0 without /proc.
-fn start_time() -> u64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after = stat.rsplit(')').next().unwrap_or("");
-    let start = after.split_whitespace().nth(19);
-    start.and_then(|f| f.parse().ok()).unwrap_or(0)
-}
-
 /// Becomes the command. Gives only the refusal; on success it does not return.
-pub fn go(caller: Caller, plan: &Plan) -> Refusal {
-    match prepare(caller, plan) {
+pub fn go(caller: Caller, plan: &mut Plan) -> Refusal {
+    if let Some(warning) = plan.held.as_ref().and_then(|h| h.warning.as_ref()) {
+        eprintln!("{warning}");
+    }
+    let entered = prepare(caller, plan).and_then(|(environment, raw)| {
+        if let Some(namespace) = level::take(plan) {
+            enter(namespace, &environment)?;
+        }
+        Ok((environment, raw))
+    });
+    match entered {
         Ok((environment, raw)) => execute(plan, &environment, raw),
         Err(r) => r,
     }
+}
+
+fn cannot_enter(what: &str, e: &std::io::Error) -> Refusal {
+    Refusal::new(
+        format!("the run's namespace: {what} failed"),
+        e.to_string(),
+        "--level preload does without it; nothing was run",
+    )
+}
+
+/// Leaves the broker outside, and enters the namespace. This process has no way out but the broker then.
+fn enter(namespace: netns::Namespace, environment: &Environment) -> Result<()> {
+    let text = environment.iter().find(|(n, _)| n == handoff::VARIABLE);
+    let text = text.map_or(&b""[..], |(_, v)| v.as_bytes());
+    let mut ports = [0; handoff::PORTS_MAX * 2];
+    let malformed = |_| Refusal::new("the handoff cannot be read back", "", "");
+    let mut handoff = Handoff::decode(text, &mut ports).map_err(malformed)?;
+    handoff.held_here(namespace.inode);
+    let command = std::process::id();
+    let (hear, tell) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
+        .map_err(|e| cannot_enter("pipe", &e.into()))?;
+    // No signal tells the command of a child that it never started.
+    // SAFETY: the launcher has one thread.
+    let pid = unsafe { netns::fork(0) }.map_err(|e| cannot_enter("its broker", &e))?;
+    if pid == 0 {
+        let own_name = nix::unistd::gethostname().unwrap_or_default();
+        let charge = run::map(&handoff).map(|names| broker::Charge {
+            handoff: &handoff,
+            names,
+            own_name: own_name.as_bytes().to_vec(),
+            namespace: namespace.inode,
+            sockets: namespace.sockets,
+            command,
+        });
+        match charge {
+            Ok(charge) => broker::become_broker(charge, &tell),
+            // SAFETY: ends the child without what the launcher left to be run at its end.
+            Err(_) => unsafe { libc::_exit(1) },
+        }
+    }
+    drop(tell);
+    let mut byte = [0u8];
+    let n =
+        nix::unistd::read(&hear, &mut byte).map_err(|e| cannot_enter("its broker", &e.into()))?;
+    if n != 1 {
+        let e = std::io::Error::other("it ended at once");
+        return Err(cannot_enter("its broker", &e));
+    }
+    let root = nix::unistd::geteuid().is_root();
+    namespace.enter().map_err(|e| cannot_enter("setns", &e))?;
+    netns::mounts::cover_all(&handoff.policy)
+        .map_err(|e| cannot_enter("covering resolv.conf and sockets", &e))?;
+    netns::confine::give_up(root).map_err(|e| cannot_enter("giving up capabilities", &e))
 }
 
 type Environment = Vec<(OsString, OsString)>;
@@ -214,14 +242,21 @@ fn prepare(caller: Caller, plan: &Plan) -> Result<(Environment, bool)> {
         strip(&mut environment);
         return Ok((environment, true));
     };
-    inherited::close()?;
+    let held = plan.held.as_ref();
+    inherited::close(level::inode(held) != 0)?;
     let text = handoff_for(plan, shim)?;
+    let old = environment.iter().find(|(n, _)| n == "LD_PRELOAD");
+    let old = old.map_or(OsStr::new(""), |(_, v)| v.as_os_str());
+    if held.is_some_and(|h| h.bare.is_some()) {
+        // Its loader would only complain.
+        strip(&mut environment);
+    } else {
+        let preload = preload_list(shim, old);
+        set(&mut environment, "LD_PRELOAD", preload);
+    }
     if plan.effective.settings.native_proxy {
         native_proxy(&mut environment, &text)?;
     }
-    let old = environment.iter().find(|(n, _)| n == "LD_PRELOAD");
-    let preload = preload_list(shim, old.map_or(OsStr::new(""), |(_, v)| v.as_os_str()));
-    set(&mut environment, "LD_PRELOAD", preload);
     set(
         &mut environment,
         handoff::VARIABLE,
@@ -305,6 +340,7 @@ fn handoff_for(plan: &Plan, shim: &Path) -> Result<Vec<u8>> {
             inbound: s.inbound,
             bind: s.bind,
             unix_allow: unix_allow.as_bytes(),
+            held: false,
         },
         isolation: Isolation {
             scope: s.scope,
@@ -314,6 +350,7 @@ fn handoff_for(plan: &Plan, shim: &Path) -> Result<Vec<u8>> {
         },
         dns: s.dns,
         names,
+        netns: level::inode(plan.held.as_ref()),
         shim: shim.as_os_str().as_bytes(),
         timeout_ms: s.timeout_ms,
         native_proxy: s.native_proxy,
@@ -357,7 +394,12 @@ fn native_proxy(environment: &mut Environment, text: &[u8]) -> Result<()> {
         port: 0,
         serial: 0,
     };
-    let credentials = isolation::credentials(&handoff.isolation, this_process(), connection);
+    let credentials = isolation::credentials(
+        &handoff.isolation,
+        // This process will be the command: pid and birth stay over execve(2). The shim says the same.
+        process::identity(std::process::id()),
+        connection,
+    );
     let url = Url::new(&handoff.policy.socks, credentials.as_ref())
         .ok_or_else(|| Refusal::new("the proxy's URL is too long", "", ""))?;
     environment.retain(|(n, _)| n != "ALL_PROXY");

@@ -14,16 +14,24 @@
 //! | [`inherited`] | network descriptors that the launcher was started with |
 //! | [`run`] | what the processes of a run share: the secret and the name table |
 //! | [`plan`] | what would be done, and why |
-//! | [`launch`] | does it |
+//! | [`level`] | how a command is held: which levels this host and this target allow |
+//! | [`netns`] | the network namespace of a run |
+//! | [`broker`] | stays outside it, and carries what comes out |
+//! | [`process`] | what tells a process from every other |
+//! | [`launch`] | does what was planned |
 //! | [`refusal`] | what the launcher says when it does not |
 
+pub mod broker;
 pub mod cli;
 pub mod config;
 pub mod inherited;
 pub mod invocation;
 pub mod launch;
+pub mod level;
+pub mod netns;
 pub mod passthrough;
 pub mod plan;
+pub mod process;
 pub mod refusal;
 pub mod run;
 pub mod setting;

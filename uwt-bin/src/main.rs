@@ -12,10 +12,10 @@
 #[path = "../../libtorshim/src/unwind.rs"]
 mod unwind;
 
+use uwt_bin::cli;
 use uwt_bin::invocation::{self, Invocation};
 use uwt_bin::launch::{self, Caller};
 use uwt_bin::refusal::{EXIT_NESTED, EXIT_REFUSED, Refusal};
-use uwt_bin::{cli, plan};
 
 fn refuse(r: &Refusal) -> u8 {
     if r.exit == EXIT_NESTED {
@@ -42,16 +42,15 @@ fn run() -> u8 {
             }
         },
     };
-    let plan = match launch::plan(&caller, &invocation, request.as_ref()) {
+    let mut plan = match launch::plan(&caller, &invocation, request.as_ref()) {
         Ok(plan) => plan,
         Err(r) => return refuse(&r),
     };
     if request.is_some_and(|r| r.explain) {
-        let level = plan::level(plan.effective.settings.level).unwrap_or("none");
-        print!("{}", plan.explain(level));
+        print!("{}", plan.explain());
         return 0;
     }
-    refuse(&launch::go(caller, &plan))
+    refuse(&launch::go(caller, &mut plan))
 }
 
 /// Where glibc begins.

@@ -2,8 +2,9 @@
 
 use crate::config::Effective;
 use crate::invocation::DIVERTED;
+use crate::level::Held;
 use crate::refusal::{EXIT_NESTED, Refusal, Result};
-use crate::setting::{Address, Key, Level, Passthrough};
+use crate::setting::{Address, Key, Passthrough};
 use crate::target::Target;
 use crate::{passthrough, setting};
 use std::ffi::{OsStr, OsString};
@@ -16,8 +17,8 @@ use std::path::{Path, PathBuf};
 pub enum How {
     /// It runs without the shim, for this reason.
     Plain(&'static str),
-    /// It runs with the shim.
-    Preload,
+    /// It is carried through Tor.
+    Carried,
 }
 
 /// What would be done.
@@ -30,8 +31,10 @@ pub struct Plan {
     pub how: How,
     /// With which settings, and where each came from.
     pub effective: Effective,
-    /// The shim, if it is used.
+    /// The shim, if the command is carried.
     pub shim: Option<PathBuf>,
+    /// How it is held, if it is carried.
+    pub held: Option<Held>,
     /// In wrapper mode: the new value of `uwtwrapper_counter`.
     pub counter: Option<u32>,
 }
@@ -90,25 +93,12 @@ pub fn how(
             );
         }
     }
-    How::Preload
-}
-
-/// The level that is used; refuses what is not to be had.
-pub fn level(wanted: Level) -> Result<&'static str> {
-    match wanted {
-        Level::Preload => Ok("preload (as asked)"),
-        Level::Auto => Ok("preload (auto: the strongest level that this version has)"),
-        Level::Netns => Err(Refusal::new(
-            "level netns is not in this version",
-            "the command would not be held as you asked",
-            "--level preload holds programs that use libc; nothing was run",
-        )),
-    }
+    How::Carried
 }
 
 impl Plan {
     /// The plan for a person: what would be run, how, and where each setting came from.
-    pub fn explain(&self, level: &str) -> String {
+    pub fn explain(&self) -> String {
         let mut out = String::new();
         let s = &self.effective.settings;
         let _ = writeln!(out, "command    {}", self.target.path.display());
@@ -118,10 +108,18 @@ impl Plan {
             How::Plain(why) => {
                 let _ = writeln!(out, "how        without uwt, in the clear: {why}");
             }
-            How::Preload => {
-                let _ = writeln!(out, "how        through Tor, level {level}");
+            How::Carried => {
+                let (level, why) = self
+                    .held
+                    .as_ref()
+                    .map_or(("none", ""), |h| (h.how.name(), &h.why));
+                let _ = writeln!(out, "how        through Tor, level {level} ({why})");
                 let shim = self.shim.as_ref().map(|s| s.display().to_string());
-                let _ = writeln!(out, "shim       {}", shim.unwrap_or_default());
+                let bare = self.held.as_ref().and_then(|h| h.bare.as_ref());
+                let _ = match bare {
+                    None => writeln!(out, "shim       {}", shim.unwrap_or_default()),
+                    Some(why) => writeln!(out, "shim       not loaded: {}", why.why),
+                };
                 let _ = match &s.address {
                     Address::Ip(ip) if ip.is_ipv6() => {
                         writeln!(out, "socks      [{ip}]:{}", s.port)
@@ -207,13 +205,13 @@ mod tests {
         let local = args(&["curl", "http://127.0.0.1/"]);
         assert_eq!(
             how(t, &local, Passthrough::Connection, false, true),
-            How::Preload
+            How::Carried
         );
         assert!(matches!(
             how(t, &local, Passthrough::Command, false, true),
             How::Plain(_)
         ));
-        assert_eq!(how(t, &local, Passthrough::Off, false, true), How::Preload);
+        assert_eq!(how(t, &local, Passthrough::Off, false, true), How::Carried);
         assert!(matches!(
             how(t, &local, Passthrough::Off, true, true),
             How::Plain(_)
@@ -227,7 +225,7 @@ mod tests {
         let wrapped = args(&["curl", "x"]);
         assert_eq!(
             how(orig, &wrapped, Passthrough::Off, false, true),
-            How::Preload
+            How::Carried
         );
     }
 }

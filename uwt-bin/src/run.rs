@@ -1,8 +1,9 @@
 //! What the processes of a run share: its secret, and the name table.
 
 use crate::refusal::{Refusal, Result};
+use std::sync::atomic::AtomicU32;
 use uwt_core::handoff::{Handoff, Names, PORTS_MAX, VARIABLE};
-use uwt_core::names;
+use uwt_core::names::{self, NameTable};
 use uwt_core::siphash::Key;
 
 /// What the processes of a run share.
@@ -94,13 +95,36 @@ pub fn begin() -> Result<Run> {
     })
 }
 
+/// The run's name table, in memory that stays for as long as the process is there.
+///
+/// # Errors
+/// mmap(2)'s.
+pub fn map(handoff: &Handoff<'_>) -> std::io::Result<NameTable<'static>> {
+    let (read_write, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    let (none, fd) = (std::ptr::null_mut(), handoff.names.fd);
+    // SAFETY: a mapping that is BYTES long, page-aligned, never unmapped, of a memfd that is sealed against shrinking;
+    // every process that writes it does so through atomics.
+    let words = unsafe {
+        let at = libc::mmap(none, names::BYTES, read_write, shared, fd, 0);
+        if at == libc::MAP_FAILED {
+            return Err(std::io::Error::last_os_error());
+        }
+        std::slice::from_raw_parts(at.cast::<AtomicU32>(), names::WORDS)
+    };
+    NameTable::open(words, handoff.isolation.run)
+        .map_err(|_| std::io::ErrorKind::InvalidData.into())
+}
+
 /// The run that this process is already part of, with the handoff it was given: a `uwt` inside `uwt`
 /// joins it. `f` gets the handoff. `None` if there is none, or if it cannot be joined.
 pub fn joined<T>(f: impl FnOnce(&Handoff<'_>) -> T) -> Option<(Run, T)> {
     use std::os::unix::ffi::OsStrExt;
     let text = std::env::var_os(VARIABLE)?;
     let mut ports = [0; PORTS_MAX * 2];
-    let handoff = Handoff::decode(text.as_bytes(), &mut ports).ok()?;
+    let mut handoff = Handoff::decode(text.as_bytes(), &mut ports).ok()?;
+    if handoff.netns != 0 {
+        handoff.held_here(crate::netns::current());
+    }
     let names = handoff.names;
     let st = status(names.fd)?;
     let same = st.st_ino == names.inode && st.st_dev == names.device;

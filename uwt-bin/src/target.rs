@@ -83,13 +83,51 @@ pub fn find(command: &OsStr, search: Option<&OsStr>) -> Result<Target> {
     }
 }
 
-/// Why the shim cannot enter, and what can hold the program instead.
-fn cannot(path: &Path, why: &str) -> Refusal {
-    Refusal::new(
-        format!("{} cannot be held at level preload", path.display()),
-        format!("{why}, so the shim would not be loaded and its traffic would go beside Tor"),
-        "level netns, where it is built in, holds such programs; nothing was run",
-    )
+/// Why the shim cannot enter.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Objection {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub why: String,
+    /// Starting it would change who it is (setuid, setgid).
+    pub elevates: bool,
+}
+
+impl Objection {
+    /// At level `preload` nothing else holds the program.
+    pub fn refusal(&self) -> Refusal {
+        Refusal::new(
+            format!("{} cannot be held at level preload", self.path.display()),
+            format!(
+                "{}, so the shim would not be loaded and its traffic would go beside Tor",
+                self.why
+            ),
+            "--level netns holds such programs; nothing was run",
+        )
+    }
+
+    /// In a user namespace the bit would have no effect, and the program fail in its own words.
+    pub fn powerless(&self) -> Refusal {
+        Refusal::new(
+            format!(
+                "{} cannot change who it is at level netns",
+                self.path.display()
+            ),
+            format!("{}, which has no effect in a user namespace", self.why),
+            "sudo uwt COMMAND runs all of it as root; nothing was run",
+        )
+    }
+}
+
+type Look = std::result::Result<(), Objection>;
+
+fn cannot(path: &Path, why: &str) -> Objection {
+    Objection {
+        path: path.to_owned(),
+        why: why.to_owned(),
+        elevates: false,
+    }
 }
 
 fn has_capabilities(path: &Path) -> bool {
@@ -102,17 +140,17 @@ fn has_capabilities(path: &Path) -> bool {
 }
 
 /// Whether starting the file changes who the process is, so that ld.so ignores LD_PRELOAD (AT_SECURE).
-fn elevation(path: &Path, meta: &Metadata) -> Option<&'static str> {
+fn elevation(path: &Path, meta: &Metadata) -> Option<(&'static str, bool)> {
     let (uid, gid) = (
         nix::unistd::geteuid().as_raw(),
         nix::unistd::getegid().as_raw(),
     );
     if meta.mode() & 0o4000 != 0 && meta.uid() != uid {
-        Some("it is setuid")
+        Some(("it is setuid", true))
     } else if meta.mode() & 0o2010 == 0o2010 && meta.gid() != gid {
-        Some("it is setgid")
+        Some(("it is setgid", true))
     } else if uid != 0 && has_capabilities(path) {
-        Some("it has file capabilities")
+        Some(("it has file capabilities", false))
     } else {
         None
     }
@@ -140,8 +178,11 @@ pub fn loaders_program(arguments: &[OsString]) -> Option<&OsStr> {
     None
 }
 
-/// Proves that the shim will load into `target`, run with `arguments`; refuses if it would not.
-pub fn prove(target: &Target, arguments: &[OsString]) -> Result<()> {
+/// Looks whether the shim will load into `target`, run with `arguments`.
+///
+/// # Errors
+/// Why not.
+pub fn look(target: &Target, arguments: &[OsString]) -> Look {
     let mut path = target.path.clone();
     let mut arguments = arguments.to_vec();
     for _ in 0..=SHEBANG_DEPTH {
@@ -151,8 +192,11 @@ pub fn prove(target: &Target, arguments: &[OsString]) -> Result<()> {
         let kind = elf::inspect(|at, buf| file.read_at(buf, at).unwrap_or(0));
         // Linux honours neither bit on scripts; on what interprets them it does.
         if !matches!(kind, Executable::Script | Executable::Unknown) {
-            if let Some(why) = elevation(&path, &meta) {
-                return Err(cannot(&path, why));
+            if let Some((why, elevates)) = elevation(&path, &meta) {
+                return Err(Objection {
+                    elevates,
+                    ..cannot(&path, why)
+                });
             }
         }
         if let Some(why) = kind.objection() {
@@ -175,7 +219,7 @@ pub fn prove(target: &Target, arguments: &[OsString]) -> Result<()> {
                 next.append(&mut arguments);
                 arguments = next;
                 if path.file_name() == Some(OsStr::new("env")) {
-                    prove_env(&path, &arguments)?;
+                    look_env(&path, &arguments)?;
                 }
             }
             Executable::Loader => match loaders_program(&arguments).map(OsStr::to_owned) {
@@ -188,7 +232,7 @@ pub fn prove(target: &Target, arguments: &[OsString]) -> Result<()> {
             },
             // A shell would run it as a script: the launcher does as execvp(3) and asks /bin/sh.
             Executable::Unknown => {
-                return prove(
+                return look(
                     &Target {
                         path: "/bin/sh".into(),
                     },
@@ -203,7 +247,7 @@ pub fn prove(target: &Target, arguments: &[OsString]) -> Result<()> {
 
 /// `#!/usr/bin/env PROGRAM`: the program is refused here already, with a message, rather than by the
 /// shim in env.
-fn prove_env(env: &Path, arguments: &[OsString]) -> Result<()> {
+fn look_env(env: &Path, arguments: &[OsString]) -> Look {
     let split: Vec<&[u8]> = match arguments.first() {
         // The kernel passes all behind the interpreter as one argument; env -S splits it.
         Some(a) => a
@@ -223,7 +267,7 @@ fn prove_env(env: &Path, arguments: &[OsString]) -> Result<()> {
         return Ok(());
     }
     match find(program, std::env::var_os("PATH").as_deref()) {
-        Ok(target) => prove(&target, &[]),
+        Ok(target) => look(&target, &[]),
         // env itself says so, with its own exit code.
         Err(_) => Ok(()),
     }

@@ -64,6 +64,9 @@ pub struct Handoff<'a> {
     pub dns: Dns,
     /// The run's name table.
     pub names: Names,
+    /// The network namespace that holds the run: the inode of /proc/PID/ns/net; 0 if none does. What says so is proved
+    /// by looking: see [`Handoff::held_here`].
+    pub netns: u64,
     /// Absolute path of libtorshim.so, as LD_PRELOAD names it.
     pub shim: &'a [u8],
     /// How long a connection may take to be made, in milliseconds. Never 0.
@@ -316,6 +319,7 @@ impl<'a> Handoff<'a> {
         e.number("fd", self.names.fd as u32 as u64);
         e.number("inode", self.names.inode);
         e.number("device", self.names.device);
+        e.number("netns", self.netns);
         e.field("shim", self.shim);
         e.number("timeout", u64::from(self.timeout_ms));
         e.field("native", word(&TABLE_BOOL, self.native_proxy));
@@ -408,6 +412,7 @@ impl<'a> Handoff<'a> {
             inode: d.number("inode")?,
             device: d.number("device")?,
         };
+        let netns = d.number("netns")?;
         let shim = d.field("shim")?;
         if shim.first() != Some(&b'/') || shim.iter().any(|b| matches!(b, b':' | b' ')) {
             // LD_PRELOAD separates by either (ld.so(8)).
@@ -429,6 +434,7 @@ impl<'a> Handoff<'a> {
                 inbound,
                 bind,
                 unix_allow,
+                held: false,
             },
             isolation: Isolation {
                 scope,
@@ -438,12 +444,21 @@ impl<'a> Handoff<'a> {
             },
             dns,
             names,
+            netns,
             shim,
             timeout_ms: timeout_ms.ok_or(HandoffError::Value("timeout"))?,
             native_proxy,
             log,
             log_file,
         })
+    }
+}
+
+impl Handoff<'_> {
+    /// Tells it in which network namespace the process is (the inode of /proc/self/ns/net, 0 if that cannot be told):
+    /// the policy is that of a held run only in the namespace that holds it.
+    pub fn held_here(&mut self, namespace: u64) {
+        self.policy.held = self.netns != 0 && self.netns == namespace;
     }
 }
 
@@ -468,6 +483,7 @@ mod tests {
                 inbound: Inbound::Loopback,
                 bind: Bind::Keep,
                 unix_allow: b"/a;b=3:x",
+                held: false,
             },
             isolation: Isolation {
                 scope: Scope::Pid,
@@ -483,6 +499,7 @@ mod tests {
             },
             shim: b"/usr/lib/x86_64-linux-gnu/uwt/libtorshim.so",
             timeout_ms: 120_000,
+            netns: 4_026_532_000,
             native_proxy: true,
             log: LogLevel::Refusals,
             log_file: b"",

@@ -61,6 +61,9 @@ pub struct Policy<'a> {
     pub bind: Bind,
     /// Unix sockets that are reached although [`DENIED_UNIX`] names them: absolute paths, `:` between.
     pub unix_allow: &'a [u8],
+    /// Whether the kernel holds what the shim does not (level `netns`): there a resolver answers UDP port 53 of every
+    /// address, and what is not carried by the shim is carried, or refused, outside the program.
+    pub held: bool,
 }
 
 /// Ports, two bytes each, most significant first: the form in which the handoff carries them.
@@ -80,13 +83,19 @@ impl PortList<'_> {
 pub const DENIED_PORTS: [u16; 7] = [53, 853, 5353, 5355, 9051, 9151, 951];
 
 /// Unix sockets of daemons that resolve names or open connections for their clients: the name service
-/// cache, systemd-resolved's varlink sockets, Avahi, the system bus (org.freedesktop.resolve1). An
-/// entry that ends in `/` stands for all beneath it.
-pub const DENIED_UNIX: [&[u8]; 4] = [
+/// cache, systemd-resolved's varlink sockets, Avahi, the system bus (org.freedesktop.resolve1); and of those that
+/// start containers, virtual machines and downloads with a network of their own. An entry that ends in `/` stands
+/// for all beneath it.
+pub const DENIED_UNIX: [&[u8]; 9] = [
     b"/run/nscd/socket",
     b"/run/systemd/resolve/",
     b"/run/avahi-daemon/socket",
     b"/run/dbus/system_bus_socket",
+    b"/run/docker.sock",
+    b"/run/containerd/containerd.sock",
+    b"/run/podman/podman.sock",
+    b"/run/snapd.socket",
+    b"/run/libvirt/",
 ];
 
 /// Why something is refused.
@@ -192,6 +201,9 @@ pub enum Transport {
 pub fn outbound(policy: &Policy<'_>, transport: Transport, to: SocketAddr) -> Route {
     let ip = canonical(to.ip());
     let virtual_address = names::virtual_address(ip).is_some();
+    if policy.held && transport == Transport::Udp && to.port() == 53 {
+        return Route::Direct;
+    }
     if !virtual_address {
         if let Socks::Ip(socks) = policy.socks {
             let same = canonical(socks.ip()) == ip && socks.port() == to.port();
@@ -342,6 +354,7 @@ mod tests {
             inbound: Inbound::Loopback,
             bind: Bind::Keep,
             unix_allow: b"",
+            held: false,
         }
     }
 
@@ -400,6 +413,22 @@ mod tests {
             assert_eq!(outbound(&p, Transport::Tcp, to(dst)), tcp, "{dst}");
             assert_eq!(outbound(&p, Transport::Udp, to(dst)), udp, "{dst}");
         }
+    }
+
+    #[test]
+    fn a_held_run_asks_its_own_resolver() {
+        let p = Policy {
+            held: true,
+            ..policy()
+        };
+        for dst in ["127.0.0.53:53", "192.0.2.1:53", "[2001:db8::1]:53"] {
+            assert_eq!(outbound(&p, Transport::Udp, to(dst)), Route::Direct);
+            assert_ne!(outbound(&p, Transport::Tcp, to(dst)), Route::Direct);
+        }
+        assert_ne!(
+            outbound(&p, Transport::Udp, to("192.0.2.1:54")),
+            Route::Direct
+        );
     }
 
     #[test]

@@ -30,13 +30,17 @@ enum Level {
     Torsocks,
     Proxychains,
     Preload,
+    Netns,
+    NetnsUser,
 }
 
-const LEVELS: [(Level, &str); 4] = [
+const LEVELS: [(Level, &str); 6] = [
     (Level::Bare, "bare"),
     (Level::Torsocks, "torsocks"),
     (Level::Proxychains, "proxychains4"),
     (Level::Preload, "uwt preload"),
+    (Level::Netns, "uwt netns"),
+    (Level::NetnsUser, "uwt netns, ordinary user"),
 ];
 
 /// Who runs it, and with what beside it.
@@ -594,6 +598,13 @@ fn command(world: &World, level: Level, port: u16, words: &[String], user: bool)
         Level::Preload => start(&bed.path("bin/uwt").to_string_lossy())
             .args(["-P", &port, "--level", "preload", "--"])
             .args(words),
+        Level::Netns => start(&bed.path("bin/uwt").to_string_lossy())
+            .args(["-P", &port, "--level", "netns", "--"])
+            .args(words),
+        Level::NetnsUser => bed
+            .run_as_user(&bed.path("bin/uwt").to_string_lossy())
+            .args(["-P", &port, "--level", "netns", "--"])
+            .args(words),
     })
 }
 
@@ -644,7 +655,12 @@ fn check(world: &World, i: usize, row: &Row, seen: &Seen) -> Result {
         _ => None,
     };
     for (level, name) in LEVELS {
-        if level != Level::Bare && level != Level::Preload && !has(name) {
+        let peer = matches!(level, Level::Torsocks | Level::Proxychains);
+        if peer && !has(name) {
+            continue;
+        }
+        let at_netns = matches!(level, Level::Netns | Level::NetnsUser);
+        if level == Level::NetnsUser && !world.bed.root {
             continue;
         }
         let server = world.server()?;
@@ -700,7 +716,7 @@ fn check(world: &World, i: usize, row: &Row, seen: &Seen) -> Result {
         };
         let shown = match verdict {
             Carried => format!("carried{hung}"),
-            Refused if outcome.code() == 125 && level == Level::Preload => {
+            Refused if outcome.code() == 125 && !peer && level != Level::Bare => {
                 "refused at start".into()
             }
             Refused => format!("no packet{hung}"),
@@ -708,6 +724,12 @@ fn check(world: &World, i: usize, row: &Row, seen: &Seen) -> Result {
         };
         if let Ok(mut seen) = seen.lock() {
             seen.entry(i).or_default().insert(level, shown);
+        }
+        if at_netns {
+            crate::ensure!(
+                verdict != Escapes && hung.is_empty(),
+                "{name}: seen {verdict:?}{hung}; requests {requests:#?}; {outcome:#?}"
+            );
         }
         if level == Level::Preload {
             crate::ensure!(
