@@ -7,8 +7,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// An ordinary user: nobody, which has an entry in /etc/passwd as ssh wants it.
-pub const USER: u32 = 65534;
+/// An ordinary user: daemon, which has an entry in /etc/passwd as ssh wants it.
+pub const USER: u32 = 1;
 
 /// The test bed: a folder that everybody may read, gone at the end.
 pub struct Bed {
@@ -72,9 +72,10 @@ impl Bed {
     /// `uwt` on the SOCKS port of `port`.
     pub fn uwt(&self, port: u16) -> Run {
         let run = self.run(&self.path("bin/uwt").to_string_lossy());
-        run.arg("-P")
-            .arg(port.to_string())
-            .args(["--level", "preload"])
+        run.arg("-P").arg(port.to_string()).args([
+            "--level",
+            &std::env::var("UWT_TEST_LEVEL").unwrap_or("preload".into()),
+        ])
     }
 
     /// Compiles C with `compiler` and its words of options; gives the program's path. Once per name.

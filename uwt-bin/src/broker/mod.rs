@@ -73,6 +73,8 @@ struct Broker<'a> {
     /// Flows that are asked for or arriving.
     pending: HashMap<Ends, usize>,
     busy: Vec<usize>,
+    /// Connections for which there was no descriptor, by their SYN's number.
+    starved: HashMap<Ends, u32>,
     pool: Pool,
     owners: Owners,
     serial: u64,
@@ -121,6 +123,7 @@ pub fn serve(charge: Charge<'_>, ready: impl FnOnce()) -> io::Result<()> {
         free: Vec::new(),
         pending: HashMap::new(),
         busy: Vec::new(),
+        starved: HashMap::new(),
         pool: Pool::new()?,
         owners,
         // The shim counts from below.
@@ -168,15 +171,20 @@ impl Broker<'_> {
                 Err(_) if Error::last_os_error().kind() == io::ErrorKind::Interrupted => continue,
                 Err(_) => return Err(Error::last_os_error()),
             };
+            // New connections last: what ends makes room for them.
+            let mut queue = false;
             for event in &events[..n] {
                 let token = event.u64;
                 match token {
                     LIFE => return Ok(()),
-                    QUEUE => self.on_queue(),
+                    QUEUE => queue = true,
                     token if token >= RELAY => self.on_arrival((token - RELAY) as usize),
                     token if token >= RESOLVER => self.on_question((token - RESOLVER) as usize),
                     token => self.on_flow(token),
                 }
+            }
+            if queue {
+                self.on_queue();
             }
             for at in std::mem::take(&mut self.busy) {
                 if let Some(flow) = self.flows[at].as_mut() {
@@ -293,6 +301,16 @@ impl Broker<'_> {
                     return Some(Some(Mark::Reset));
                 }
                 None
+            }
+            Err(e) if no_descriptors(&e) => {
+                // Dropped once: the SYN comes again in a second, when there may be room.
+                if self.starved.remove(&ends) == Some(syn.sequence) {
+                    return Some(Some(Mark::Reset));
+                }
+                if self.starved.len() < 1024 {
+                    self.starved.insert(ends, syn.sequence);
+                }
+                Some(None)
             }
             Err(e) => {
                 if route == Route::Tor {
@@ -532,7 +550,7 @@ impl Broker<'_> {
             let listener = self.charge.sockets.relay[which].as_raw_fd();
             let Some((socket, from)) = (match accept(listener) {
                 Ok(arrived) => arrived,
-                Err(e) if matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE)) => {
+                Err(e) if no_descriptors(&e) => {
                     // Taken and closed, or it would be waited for without end.
                     self.spare = None;
                     let _ = accept(listener);
@@ -657,6 +675,10 @@ impl Broker<'_> {
             self.say(LogLevel::Refusals, &line);
         }
     }
+}
+
+fn no_descriptors(e: &Error) -> bool {
+    matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 fn both_ways() -> u32 {

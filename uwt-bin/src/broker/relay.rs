@@ -37,13 +37,14 @@ fn pipe() -> io::Result<Pipe> {
 }
 
 impl Pool {
-    /// With a few pipes, so that there are some when descriptors have run out.
+    /// With one pipe, so that there is one when descriptors have run out.
     ///
     /// # Errors
     /// pipe(2)'s.
     pub fn new() -> io::Result<Pool> {
-        let free = (0..4).map(|_| pipe()).collect::<io::Result<_>>()?;
-        Ok(Pool { free })
+        Ok(Pool {
+            free: vec![pipe()?],
+        })
     }
 
     fn take(&mut self) -> Option<Pipe> {

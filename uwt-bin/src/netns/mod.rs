@@ -150,7 +150,9 @@ impl Namespace {
     /// # Errors
     /// Why this host has none; nothing has changed then.
     pub fn make() -> Result<Namespace, Unavailable> {
-        let root = nix::unistd::geteuid().is_root();
+        // Inside, before they are mapped, they could not be told.
+        let ids = Ids::own();
+        let root = ids.euid == 0;
         let (mut hear, mut tell) = pipe().map_err(|e| unavailable("pipe", &e))?;
         // The helper's descriptors are this process's: what it opens stays when it is gone.
         let mut flags = libc::CLONE_FILES | libc::CLONE_NEWNET;
@@ -160,7 +162,7 @@ impl Namespace {
         // SAFETY: the launcher has one thread.
         let helper = unsafe { fork(flags) }.map_err(|e| unavailable("a network namespace", &e))?;
         if helper == 0 {
-            let told = match build(root) {
+            let told = match build(ids) {
                 Ok(numbers) => numbers,
                 Err((what, e)) => format!("! {} {what}", e.raw_os_error().unwrap_or(0)),
             };
@@ -235,6 +237,27 @@ impl Namespace {
     }
 }
 
+/// Who this process is.
+#[derive(Clone, Copy)]
+struct Ids {
+    uid: u32,
+    gid: u32,
+    euid: u32,
+    egid: u32,
+}
+
+impl Ids {
+    fn own() -> Ids {
+        use nix::unistd::{getegid, geteuid, getgid, getuid};
+        Ids {
+            uid: getuid().as_raw(),
+            gid: getgid().as_raw(),
+            euid: geteuid().as_raw(),
+            egid: getegid().as_raw(),
+        }
+    }
+}
+
 type Step<T> = Result<T, (&'static str, Error)>;
 
 fn step<T>(what: &'static str, r: io::Result<T>) -> Step<T> {
@@ -242,12 +265,17 @@ fn step<T>(what: &'static str, r: io::Result<T>) -> Step<T> {
 }
 
 /// Everything in the new namespace, in the helper. Gives the numbers of the descriptors, which are its parent's too.
-fn build(root: bool) -> Step<String> {
+fn build(ids: Ids) -> Step<String> {
+    let root = ids.euid == 0;
     if !root {
         // Own ids only. The kernel wants setgroups(2) off before an ordinary user maps a group; the groups that the
         // user has stay in force.
-        let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
-        let (euid, egid) = (nix::unistd::geteuid(), nix::unistd::getegid());
+        let Ids {
+            uid,
+            gid,
+            euid,
+            egid,
+        } = ids;
         if (uid, gid) != (euid, egid) {
             let e = Error::from_raw_os_error(libc::EPERM);
             return Err(("real and effective ids differ", e));
