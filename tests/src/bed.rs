@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 /// An ordinary user: daemon, which has an entry in /etc/passwd as ssh wants it.
 pub const USER: u32 = 1;
@@ -16,6 +17,7 @@ pub struct Bed {
     pub folder: PathBuf,
     /// Whether ordinary users can be had: the tests run as root.
     pub root: bool,
+    level: Mutex<&'static str>,
 }
 
 impl Bed {
@@ -51,7 +53,11 @@ impl Bed {
             std::os::unix::fs::chown(folder.join("nobody"), Some(USER), Some(USER))?;
             fs::set_permissions(folder.join("nobody"), fs::Permissions::from_mode(0o755))?;
         }
-        Ok(Bed { folder, root })
+        Ok(Bed {
+            folder,
+            root,
+            level: Mutex::new("preload"),
+        })
     }
 
     /// A path in the bed.
@@ -69,13 +75,22 @@ impl Bed {
         Run::new(program, &self.path("nobody")).user(USER)
     }
 
-    /// `uwt` on the SOCKS port of `port`.
+    /// `uwt` on the SOCKS port of `port`, at the level that is under test.
     pub fn uwt(&self, port: u16) -> Run {
         let run = self.run(&self.path("bin/uwt").to_string_lossy());
-        run.arg("-P").arg(port.to_string()).args([
-            "--level",
-            &std::env::var("UWT_TEST_LEVEL").unwrap_or("preload".into()),
-        ])
+        run.arg("-P")
+            .arg(port.to_string())
+            .args(["--level", self.level()])
+    }
+
+    /// The level that is under test.
+    pub fn level(&self) -> &'static str {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts another level under test.
+    pub fn set_level(&self, level: &'static str) {
+        *self.level.lock().unwrap_or_else(PoisonError::into_inner) = level;
     }
 
     /// Compiles C with `compiler` and its words of options; gives the program's path. Once per name.

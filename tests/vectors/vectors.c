@@ -236,9 +236,11 @@ static int dup_syscall(void) { A4; int fd = syscall(SYS_fcntl, tcp(), F_DUPFD, 2
 /* io_uring by hand: one connect. `call` is libc's syscall() or the bare instruction. */
 #include <linux/io_uring.h>
 static long libc_syscall(long n, long a, long b, long c, long d, long e, long f) { return syscall(n, a, b, c, d, e, f); }
-static int uring(long (*call)(long, long, long, long, long, long, long))
+static int uring(long (*call)(long, long, long, long, long, long, long), int opcode)
 {
     A4;
+    struct iovec io = {"x", 1};
+    struct msghdr m = {.msg_name = &a, .msg_namelen = sizeof a, .msg_iov = &io, .msg_iovlen = 1};
     struct io_uring_params p;
     memset(&p, 0, sizeof p);
     long ring = call(SYS_io_uring_setup, 4, (long)&p, 0, 0, 0, 0);
@@ -246,16 +248,35 @@ static int uring(long (*call)(long, long, long, long, long, long, long))
     char *sq = mmap(0, p.sq_off.array + p.sq_entries * 4, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQ_RING);
     struct io_uring_sqe *s = mmap(0, p.sq_entries * sizeof *s, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, ring, IORING_OFF_SQES);
     memset(s, 0, sizeof *s);
-    s->opcode = IORING_OP_CONNECT;
-    s->fd = tcp();
-    s->addr = (unsigned long)&a;
-    s->off = sizeof a;
+    s->opcode = opcode;
+    s->fd = opcode == IORING_OP_CONNECT ? tcp() : udp();
+    s->addr = opcode == IORING_OP_CONNECT ? (unsigned long)&a : (unsigned long)&m;
+    s->off = opcode == IORING_OP_CONNECT ? sizeof a : 0;
+    s->len = opcode == IORING_OP_CONNECT ? 0 : 1;
     ((unsigned *)(sq + p.sq_off.array))[0] = 0;
     __atomic_store_n((unsigned *)(sq + p.sq_off.tail), 1, __ATOMIC_RELEASE);
     return said("io_uring_enter", call(SYS_io_uring_enter, ring, 1, 1, IORING_ENTER_GETEVENTS, 0, 0));
 }
-static int uring_syscall(void) { return uring(libc_syscall); }
-static int uring_asm(void) { return uring(raw); }
+static int uring_syscall(void) { return uring(libc_syscall, IORING_OP_CONNECT); }
+static int uring_asm(void) { return uring(raw, IORING_OP_CONNECT); }
+static int uring_sendmsg_asm(void) { return uring(raw, IORING_OP_SENDMSG); }
+
+/* The 32-bit system calls of a 64-bit program: socket 359, connect 362. */
+static int int80_connect(void)
+{
+#ifdef __x86_64__
+    struct sockaddr_in *a = mmap(0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    int fd, r;
+    *a = v4(80);
+    __asm__ volatile("int $0x80" : "=a"(fd) : "a"(359), "b"(AF_INET), "c"(SOCK_STREAM), "d"(0) : "memory");
+    if (fd < 0) { errno = -fd; return said("socket", -1); }
+    __asm__ volatile("int $0x80" : "=a"(r) : "a"(362), "b"(fd), "c"((int)(long)a), "d"((int)sizeof *a) : "memory");
+    errno = -r;
+    return said("connect", r < 0 ? -1 : 0);
+#else
+    return 77;
+#endif
+}
 
 /* ---- UDP and the rest ---- */
 static int udp_sendto(void) { A4; return said("sendto", sendto(udp(), "x", 1, 0, SA)); }
@@ -286,6 +307,33 @@ static int icmp(int kind)
 }
 static int raw_icmp(void) { return icmp(SOCK_RAW); }
 static int ping_socket(void) { return icmp(SOCK_DGRAM); }
+static int udp_asm(void) { A4; return said("sendto", raw(SYS_sendto, udp(), (long)"x", 1, 0, (long)&a, sizeof a)); }
+static int udp_sendmmsg_asm(void) { A4; MSG; return said("sendmmsg", raw(SYS_sendmmsg, udp(), (long)&m, 1, 0, 0, 0)); }
+static int dns_asm(void) { struct sockaddr_in a = v4(53); static const char q[] = "\0\1\1\0\0\1\0\0\0\0\0\0\4leak\7example\0\0\1\0\1"; return said("sendto", raw(SYS_sendto, udp(), (long)q, sizeof q - 1, 0, (long)&a, sizeof a)); }
+
+/* Ways into another network that leave nothing at the sink; held, the call itself must fail. */
+#include <linux/if_tun.h>
+#include <sys/ioctl.h>
+static int vsock(void)
+{
+    struct { unsigned short family, zero; unsigned port, cid; unsigned char more[4]; } a = {40, 0, 1024, 2, {0}};
+    int fd = raw(SYS_socket, 40, SOCK_STREAM | SOCK_NONBLOCK, 0, 0, 0, 0);
+    if (fd < 0) return said("socket", -1);
+    return said("connect", raw(SYS_connect, fd, (long)&a, sizeof a, 0, 0, 0)) && errno != EINPROGRESS;
+}
+static int tun(void)
+{
+    struct ifreq r = {.ifr_flags = IFF_TUN | IFF_NO_PI};
+    int fd = open("/dev/net/tun", O_RDWR);
+    if (fd < 0) return said("open", -1);
+    return said("TUNSETIFF", ioctl(fd, TUNSETIFF, &r));
+}
+static int ptrace_other(void) { long p = atoi(getenv("VECTOR_PID")); return said("ptrace", raw(SYS_ptrace, 0x4206, p, 0, 0, 0, 0)); }
+static int route_change(void)
+{
+    struct ifreq r = {.ifr_name = "lo"};
+    return said("SIOCSIFFLAGS", ioctl(udp(), SIOCSIFFLAGS, &r));
+}
 static int raw_ip(void)
 {
     A4;
@@ -452,6 +500,23 @@ static int pidfd_getfd_other(void)
     int fd = syscall(SYS_pidfd_getfd, p, atoi(getenv("VECTOR_FD")), 0);
     return fd < 0 ? said("pidfd_getfd", -1) : said("write", write(fd, "x", 1));
 }
+static int pidfd_getfd_asm(void)
+{
+    int p = raw(SYS_pidfd_open, atoi(getenv("VECTOR_PID")), 0, 0, 0, 0, 0);
+    int fd = raw(SYS_pidfd_getfd, p, atoi(getenv("VECTOR_FD")), 0, 0, 0, 0);
+    return fd < 0 ? said("pidfd_getfd", -1) : said("write", raw(SYS_write, fd, (long)"x", 1, 0, 0, 0));
+}
+static int setns_asm(void)
+{
+    /* Back to where somebody else is, who is not held. */
+    char path[64];
+    A4;
+    snprintf(path, sizeof path, "/proc/%s/ns/net", getenv("VECTOR_PID"));
+    int fd = open(path, O_RDONLY);
+    if (fd < 0) return said("open", -1);
+    if (raw(SYS_setns, fd, 0, 0, 0, 0, 0) < 0) return said("setns", -1);
+    return said("connect", raw(SYS_connect, tcp(), (long)&a, sizeof a, 0, 0, 0));
+}
 static int other_netns(void)
 {
     /* A namespace of one's own has no way out, but whoever may make one may join another. */
@@ -467,7 +532,7 @@ static const struct { const char *name; int (*run)(void); } ALL[] = {
     V(nonblocking_poll), V(nonblocking_epoll), V(thread_connect), V(fork_connect), V(fork_twice), V(clone_vm),
     V(signal_connect), V(unspec_again), V(bound), V(bound_to_device), V(udp_bound_to_device), V(fastopen_connect),
     V(fastopen_sendto), V(fastopen_sendmsg), V(fastopen_sendmmsg), V(fastopen_syscall), V(mptcp), V(sctp), V(dccp),
-    V(dup_connect), V(dup_syscall), V(uring_syscall), V(uring_asm), V(udp_sendto), V(udp_sendto6), V(udp_sendmsg),
+    V(dup_connect), V(dup_syscall), V(uring_syscall), V(uring_asm), V(uring_sendmsg_asm), V(int80_connect), V(udp_asm), V(udp_sendmmsg_asm), V(dns_asm), V(vsock), V(tun), V(ptrace_other), V(route_change), V(udp_sendto), V(udp_sendto6), V(udp_sendmsg),
     V(udp_sendmmsg), V(udp_connect_send), V(udp_connect_write), V(udp_syscall), V(udp_syscall_sendmsg),
     V(udp_pktinfo), V(udplite), V(raw_icmp), V(ping_socket), V(raw_ip), V(packet), V(gai), V(gai_inet6),
     V(gai_canonname), V(gai_null), V(ghbn), V(ghbn2), V(ghbn_r), V(ghba), V(gni), V(gni_required), V(net_by_name), V(host_id), V(remote_command),
@@ -477,7 +542,7 @@ static const struct { const char *name; int (*run)(void); } ALL[] = {
     V(exec_changed), V(exec_no_handoff), V(exec_syscall), V(exec_asm), V(exec_vfork), V(spawn), V(spawnp),
     V(by_system), V(by_popen), V(by_ld_so), V(memfd_exec), V(closed_all), V(close_range_all), V(exec_other),
     V(spawn_other), V(inherited), V(inherited_write), V(passed_recvmsg), V(passed_recvmmsg), V(passed_syscall),
-    V(pidfd_getfd_other), V(other_netns),
+    V(pidfd_getfd_other), V(pidfd_getfd_asm), V(setns_asm), V(other_netns),
     V(dlsym_default), V(dlsym_next), V(dlsym_handle), V(dlsym_internal), V(dlvsym_handle), V(dlmopen_connect), V(sendmmsg_internal), V(nss_dns), V(sun_rpc), V(sun_rpc_linked),
     V(gai_async), V(gai_async_nowait), V(rq), V(rq_mx), V(rq_srv), V(rs), V(rqd), V(rnq), V(rns), V(rsend), V(rnsend), V(res_by_dlvsym),
 };

@@ -16,7 +16,12 @@ use uwt_tests::{http, netns};
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
     Bare,
+    /// Level preload.
     Uwt,
+    /// Level netns, the shim's way.
+    Netns,
+    /// Level netns, the catch-all's way: started by a static program, without the shim.
+    CatchAll,
     Torsocks,
     Proxychains,
     /// curl's own SOCKS client.
@@ -27,7 +32,9 @@ impl How {
     fn name(self) -> &'static str {
         match self {
             How::Bare => "bare",
-            How::Uwt => "uwt",
+            How::Uwt => "uwt preload",
+            How::Netns => "uwt netns",
+            How::CatchAll => "uwt netns, no shim",
             How::Torsocks => "torsocks",
             How::Proxychains => "proxychains4",
             How::Native => "curl's own SOCKS",
@@ -66,6 +73,8 @@ impl Bench {
         let before: Vec<&str> = match how {
             How::Bare | How::Native => Vec::new(),
             How::Uwt => vec![&uwt, "-P", &port, "--level", "preload"],
+            How::Netns => vec![&uwt, "-P", &port, "--level", "netns"],
+            How::CatchAll => vec![&uwt, "-P", &port, "--level", "netns", "busybox", "env"],
             How::Torsocks => vec!["torsocks", "-a", "127.0.0.1", "-P", &port],
             How::Proxychains => vec!["proxychains4", "-q", "-f", self.conf.to_str().unwrap_or("")],
         };
@@ -171,6 +180,7 @@ impl Bench {
             &[
                 (How::Proxychains, words),
                 (How::Uwt, words),
+                (How::Netns, words),
                 (How::Torsocks, words),
                 (How::Bare, words),
             ],
@@ -198,6 +208,8 @@ impl Bench {
                 &[
                     (How::Native, first),
                     (How::Uwt, first),
+                    (How::Netns, first),
+                    (How::CatchAll, first),
                     (How::Torsocks, first),
                     (How::Proxychains, first),
                 ],
@@ -236,6 +248,8 @@ impl Bench {
             &[
                 (How::Bare, bare),
                 (How::Uwt, &far),
+                (How::Netns, &far),
+                (How::CatchAll, &far),
                 (How::Torsocks, &far),
                 (How::Proxychains, &far),
                 (How::Native, &far),
@@ -264,6 +278,8 @@ print(time.monotonic() - t)";
             &[
                 (How::Bare, here),
                 (How::Uwt, there),
+                (How::Netns, there),
+                (How::CatchAll, there),
                 (How::Torsocks, there),
                 (How::Proxychains, there),
             ],

@@ -297,7 +297,13 @@ s = socket.socket(); s.connect(('b.example', 80)); print('connected')";
                 .limit_descriptors(64),
         )?
         .expect(0)?;
-    ensure!(o.out == "EMFILE\n127.\nconnected\n", "{o:#?}");
+    // At level netns the broker, which has two for each of the program's, may come to its end first.
+    let first = match w.bed.level() {
+        "netns" => ["EMFILE\n", "ECONNREFUSED\n"],
+        _ => ["EMFILE\n"; 2],
+    };
+    let rest = first.iter().find_map(|f| o.out.strip_prefix(f));
+    ensure!(rest == Some("127.\nconnected\n"), "{o:#?}");
     Ok(())
 }
 

@@ -266,7 +266,9 @@ fn reused_pid(w: &World) -> Result {
         .run("unshare")
         .args(["-p", "-f", "-m"])
         .arg(w.bed.path("bin/uwt"));
-    let run = run.args(["-P", &server.port().to_string(), "sh", "-c", &script]);
+    // Level netns takes the capability to choose one away.
+    let port = server.port().to_string();
+    let run = run.args(["-P", &port, "--level", "preload", "sh", "-c", &script]);
     w.held(run)?.expect(0)?;
     let passwords: Vec<String> = server
         .take()

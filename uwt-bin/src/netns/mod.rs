@@ -348,13 +348,11 @@ fn resolver_socket(at: &str) -> io::Result<OwnedFd> {
         let socket = OwnedFd::from_raw_fd(fd);
         let len = size_of::<libc::c_int>() as libc::socklen_t;
         if family == libc::AF_INET6 {
-            libc::setsockopt(
-                fd,
-                libc::IPPROTO_IPV6,
-                libc::IPV6_V6ONLY,
-                (&raw const on).cast(),
-                len,
-            );
+            // IPv6 lets nobody answer from an address that is local by a route alone.
+            for option in [libc::IPV6_V6ONLY, libc::IPV6_FREEBIND] {
+                let at = (&raw const on).cast();
+                libc::setsockopt(fd, libc::IPPROTO_IPV6, option, at, len);
+            }
         }
         if libc::setsockopt(fd, level, option, (&raw const on).cast(), len) != 0 {
             return Err(Error::last_os_error());
