@@ -16,7 +16,7 @@ use uwt_core::{dns as message, elf as executable};
 pub type Body = fn(&[u8]);
 
 /// Every target: its name, as its seeds' folder is called, and its body.
-pub const ALL: [(&str, Body); 7] = [
+pub const ALL: [(&str, Body); 8] = [
     ("socks5", socks5),
     ("handoff", handoff),
     ("names", names),
@@ -24,7 +24,41 @@ pub const ALL: [(&str, Body); 7] = [
     ("elf", elf),
     ("dns", dns),
     ("config", config),
+    ("broker", broker),
 ];
+
+/// What the kernel hands the broker, and what a command puts into its packets and questions.
+pub fn broker(data: &[u8]) {
+    use uwt_bin::broker::{packet, resolver};
+    use uwt_bin::netns::netlink::{Messages, attributes, split};
+    let read: usize = split(data).map(|(_, _, body)| body.len()).sum();
+    assert!(read <= data.len());
+    assert!(attributes(data).map(|(_, v)| v.len()).sum::<usize>() <= data.len());
+    let mut verdicts = Messages::default();
+    for syn in packet::syns(data) {
+        packet::verdict(&mut verdicts, syn.id, None);
+    }
+    let _ = packet::found(data);
+    if let Some((ends, _)) = packet::ends(data) {
+        assert_eq!(ends.from.is_ipv4(), ends.to.is_ipv4());
+        assert_eq!(split(packet::question(ends).bytes()).count(), 1);
+    }
+    if let Some(q) = message::Question::parse(data) {
+        // 80 MB: made once.
+        static WORDS: std::sync::OnceLock<Vec<AtomicU32>> = std::sync::OnceLock::new();
+        let words = WORDS.get_or_init(|| {
+            let words: Vec<AtomicU32> = (0..names::WORDS).map(|_| AtomicU32::new(0)).collect();
+            NameTable::init(&words).map_or(Vec::new(), |()| words)
+        });
+        let Ok(table) = NameTable::open(words, [7; 16]) else {
+            return;
+        };
+        let decide = || resolver::decide(&q, uwt_core::handoff::Dns::Virtual, b"host", &table);
+        if let (resolver::Reply::Address(a), resolver::Reply::Address(b)) = (decide(), decide()) {
+            assert_eq!(a, b);
+        }
+    }
+}
 
 /// How a plain reader of RFC 1928 and RFC 1929 takes the proxy's whole answer: how many bytes are the
 /// proxy's, or `None` if it did not say yes (or not all of it has come).

@@ -224,7 +224,13 @@ fn trusted(path: &Path, meta: &fs::Metadata) -> Result<()> {
         return Ok(());
     };
     let path = path.display();
-    let fix = format!("chown root {path}; chmod go-w {path}; or remove it");
+    let sudo = std::env::var("SUDO_UID").ok().and_then(|u| u.parse().ok());
+    let fix = if me == 0 && sudo == Some(meta.uid()) {
+        // What it says about files (log_file) would be done as root.
+        "sudo kept your HOME: sudo -H uwt, with what is for root in /etc/uwt.d".to_owned()
+    } else {
+        format!("chown root {path}; chmod go-w {path}; or remove it")
+    };
     Err(Refusal::new(format!("{path}: not believed"), why, fix))
 }
 

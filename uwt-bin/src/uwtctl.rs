@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::process::ExitCode;
 use std::time::Duration;
 use uwt_bin::config::{self, Effective};
+use uwt_bin::netns::Namespace;
 use uwt_bin::plan::show;
 use uwt_bin::refusal::{EXIT_REFUSED, Refusal, Result};
 use uwt_bin::setting::{self, Address};
@@ -191,7 +192,14 @@ fn status() -> (String, bool) {
         }
         Err(r) => row("config", Err(r.to_string())),
     }
-    row("level", Ok("preload (netns is not in this version)".into()));
+    row(
+        "level",
+        Ok(match Namespace::make() {
+            Ok(_) => "netns".to_owned(),
+            Err(e) if e.fix.is_empty() => format!("preload; no netns: {}", e.what),
+            Err(e) => format!("preload; no netns: {}\n{:16}fix: {}", e.what, "", e.fix),
+        }),
+    );
     (out, well)
 }
 

@@ -448,7 +448,7 @@ fn config_owner(w: &World) -> Result {
     fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
     std::os::unix::fs::chown(&file, Some(USER), Some(USER))?;
     let o = w.held(plain(w).env("XDG_CONFIG_HOME", &home).arg("true"))?;
-    refused(&o, &["50_user.toml", "belongs to uid 65534"])
+    refused(&o, &["50_user.toml", "belongs to uid 1,"])
 }
 
 fn layers(w: &World) -> Result {

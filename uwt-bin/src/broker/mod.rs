@@ -19,9 +19,9 @@ pub mod packet;
 pub mod relay;
 pub mod resolver;
 
-use crate::netns::Sockets;
 use crate::netns::netlink::Messages;
 use crate::netns::rules::Mark;
+use crate::netns::{self, Sockets};
 use crate::process;
 use flow::{Asked, Flow, Purpose, Socks5, Stage, Stepped};
 use owner::Owners;
@@ -29,7 +29,7 @@ use packet::{Ends, LISTEN, Syn};
 use relay::{Pool, Relay, State};
 use std::collections::HashMap;
 use std::io::{self, Error, Write};
-use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 use uwt_core::dns::Record;
@@ -72,6 +72,8 @@ struct Broker<'a> {
     free: Vec<usize>,
     /// Flows that are asked for or arriving.
     pending: HashMap<Ends, usize>,
+    /// Those that arrive, by the mark that they will have.
+    arriving: HashMap<u32, usize>,
     busy: Vec<usize>,
     /// Connections for which there was no descriptor, by their SYN's number.
     starved: HashMap<Ends, u32>,
@@ -83,6 +85,12 @@ struct Broker<'a> {
     /// Given up for a moment when descriptors have run out, so that a connection can be taken and closed.
     spare: Option<OwnedFd>,
     said_unreachable: bool,
+    /// How many flows are joined.
+    joined: usize,
+    /// How many descriptors this process may have.
+    limit: usize,
+    /// It has taken joined flows over from the broker, and does nothing else.
+    relay_only: bool,
 }
 
 fn spare() -> Option<OwnedFd> {
@@ -94,14 +102,7 @@ fn spare() -> Option<OwnedFd> {
 /// # Errors
 /// epoll(7)'s, pidfd_open(2)'s, pipe(2)'s.
 pub fn serve(charge: Charge<'_>, ready: impl FnOnce()) -> io::Result<()> {
-    // SAFETY: epoll_create1(2) with a plain number; the descriptor is new.
-    let epoll = unsafe {
-        let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
-        if fd < 0 {
-            return Err(Error::last_os_error());
-        }
-        OwnedFd::from_raw_fd(fd)
-    };
+    let epoll = new_epoll()?;
     let life = process::pidfd(charge.command).ok_or_else(Error::last_os_error)?;
     let level = libc::EPOLLIN as u32;
     watch(&epoll, life.as_raw_fd(), level, LIFE)?;
@@ -122,6 +123,7 @@ pub fn serve(charge: Charge<'_>, ready: impl FnOnce()) -> io::Result<()> {
         flows: Vec::new(),
         free: Vec::new(),
         pending: HashMap::new(),
+        arriving: HashMap::new(),
         busy: Vec::new(),
         starved: HashMap::new(),
         pool: Pool::new()?,
@@ -132,9 +134,35 @@ pub fn serve(charge: Charge<'_>, ready: impl FnOnce()) -> io::Result<()> {
         verdicts: Messages::default(),
         spare: spare(),
         said_unreachable: false,
+        joined: 0,
+        limit: descriptor_limit(),
+        relay_only: false,
     };
     ready();
     broker.run()
+}
+
+fn new_epoll() -> io::Result<OwnedFd> {
+    // SAFETY: epoll_create1(2) with a plain number; the descriptor is new.
+    unsafe {
+        let fd = libc::epoll_create1(libc::EPOLL_CLOEXEC);
+        if fd < 0 {
+            return Err(Error::last_os_error());
+        }
+        Ok(OwnedFd::from_raw_fd(fd))
+    }
+}
+
+/// Has epoll know nothing of a descriptor any more.
+fn forget(epoll: &OwnedFd, fd: &OwnedFd) {
+    let none = std::ptr::null_mut();
+    // SAFETY: epoll_ctl(2) on descriptors that are ours; EPOLL_CTL_DEL looks at no event.
+    unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, fd.as_raw_fd(), none) };
+}
+
+fn descriptor_limit() -> usize {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft as usize)
 }
 
 fn set_nonblocking(fd: &OwnedFd) -> io::Result<()> {
@@ -195,6 +223,9 @@ impl Broker<'_> {
             if !self.pending.is_empty() && swept.elapsed() >= Duration::from_secs(1) {
                 swept = Instant::now();
                 self.expire(swept);
+            }
+            if self.relay_only && self.joined == 0 {
+                return Ok(());
             }
             if !self.verdicts.bytes().is_empty() {
                 let verdicts = std::mem::take(&mut self.verdicts);
@@ -259,16 +290,19 @@ impl Broker<'_> {
             return Some(Some(Mark::Reset));
         };
         if let Some(at) = self.pending.get(&ends).copied() {
-            let stage = self.flows[at].as_ref().map(|f| (&f.stage, f.sequence));
+            let stage = self.flows[at]
+                .as_ref()
+                .map(|f| (&f.stage, f.sequence, f.generation));
             match stage {
-                Some((Stage::Arriving, sequence)) if sequence == syn.sequence => {
-                    return Some(Some(Mark::Carried));
+                Some((Stage::Arriving, sequence, n)) if sequence == syn.sequence => {
+                    return Some(Some(Mark::Carried(n)));
                 }
-                Some((_, sequence)) if sequence == syn.sequence => return Some(None),
+                Some((_, sequence, _)) if sequence == syn.sequence => return Some(None),
                 // The same ports anew: whoever had them has closed.
                 _ => self.fail(at, Errno::ECONNREFUSED),
             }
         }
+        self.make_room();
         let policy = &self.charge.handoff.policy;
         let ip = canonical(ends.to.ip());
         let real_loopback = is_loopback(ip) && names::virtual_address(ip).is_none();
@@ -478,9 +512,11 @@ impl Broker<'_> {
         };
         match &flow.purpose {
             Purpose::Carry { packet } => {
-                packet::verdict(&mut self.verdicts, *packet, Some(Mark::Carried));
+                let mark = Mark::Carried(flow.generation);
+                packet::verdict(&mut self.verdicts, *packet, Some(mark));
                 flow.stage = Stage::Arriving;
                 flow.deadline = Instant::now() + ARRIVAL;
+                self.arriving.insert(mark.value(), at);
             }
             Purpose::Answer(asked) => {
                 let Stage::Asking(Some(socks)) = &flow.stage else {
@@ -526,6 +562,11 @@ impl Broker<'_> {
     fn remove(&mut self, at: usize) {
         if let Some(flow) = self.flows[at].take() {
             self.free.push(at);
+            if matches!(flow.stage, Stage::Arriving) {
+                self.arriving
+                    .remove(&Mark::Carried(flow.generation).value());
+            }
+            self.joined -= usize::from(matches!(flow.stage, Stage::Joined(..)));
             if let Some(ends) = flow.ends {
                 if self.pending.get(&ends) == Some(&at) {
                     self.pending.remove(&ends);
@@ -548,7 +589,7 @@ impl Broker<'_> {
     fn on_arrival(&mut self, which: usize) {
         for _ in 0..256 {
             let listener = self.charge.sockets.relay[which].as_raw_fd();
-            let Some((socket, from)) = (match accept(listener) {
+            let Some(socket) = (match accept(listener) {
                 Ok(arrived) => arrived,
                 Err(e) if no_descriptors(&e) => {
                     // Taken and closed, or it would be waited for without end.
@@ -561,10 +602,8 @@ impl Broker<'_> {
             }) else {
                 return;
             };
-            let to = original_destination(&socket, from.is_ipv4());
-            let at = to.and_then(|to| self.pending.remove(&Ends { from, to }));
-            // Nobody asked for it: a connection to the relay's own port.
-            let Some(at) = at else {
+            // Without a mark of ours nobody asked for it: a connection to the relay's own port.
+            let Some(at) = self.arriving.remove(&mark(&socket)) else {
                 relay::reset_on_close(&socket);
                 continue;
             };
@@ -579,7 +618,11 @@ impl Broker<'_> {
                 continue;
             }
             flow::no_delay(&socket);
+            if let Some(ends) = flow.ends {
+                self.pending.remove(&ends);
+            }
             flow.stage = Stage::Joined(socket, Relay::default());
+            self.joined += 1;
             self.pump(at);
         }
     }
@@ -605,6 +648,98 @@ impl Broker<'_> {
                 self.remove(at);
             }
         }
+    }
+
+    /// When descriptors come to an end, hands the joined flows to a process of their own: each has as many as the user may
+    /// have, and there may be more connections than that.
+    fn make_room(&mut self) {
+        let used = 2 * self.joined + self.pending.len() + 16;
+        if self.joined == 0 || used + (self.limit / 8).clamp(2, 64) < self.limit {
+            return;
+        }
+        let is_joined = |at: &usize| {
+            let flow = self.flows[*at].as_ref();
+            flow.is_some_and(|f| matches!(f.stage, Stage::Joined(..)))
+        };
+        let joined: Vec<usize> = (0..self.flows.len()).filter(is_joined).collect();
+        // SAFETY: the broker has one thread.
+        match unsafe { netns::fork(0) } {
+            Err(_) => {}
+            Ok(0) => self.relay_on(&joined),
+            Ok(_) => {
+                for at in joined {
+                    let Some(flow) = self.flows[at].take() else {
+                        continue;
+                    };
+                    self.free.push(at);
+                    // The other process keeps the connections, and with them what epoll knows of them.
+                    forget(&self.epoll, &flow.outside);
+                    if let Stage::Joined(inside, _) = &flow.stage {
+                        forget(&self.epoll, inside);
+                    }
+                }
+                self.joined = 0;
+                self.busy.clear();
+            }
+        }
+    }
+
+    /// Goes on with these flows alone, in a process of their own.
+    fn relay_on(&mut self, joined: &[usize]) -> ! {
+        use std::mem::forget;
+        let mut keep: Vec<RawFd> = vec![2];
+        for at in joined {
+            if let Some(Flow {
+                outside,
+                stage: Stage::Joined(inside, relay),
+                ..
+            }) = &self.flows[*at]
+            {
+                keep.extend([outside.as_raw_fd(), inside.as_raw_fd()]);
+                keep.extend(relay.descriptors());
+            }
+        }
+        // What is closed below by number must not be closed again by its owner.
+        for at in 0..self.flows.len() {
+            if joined.binary_search(&at).is_err() {
+                forget(self.flows[at].take());
+            }
+        }
+        forget(self.spare.take());
+        self.pending.clear();
+        self.arriving.clear();
+        // SAFETY: everything else that has a descriptor is forgotten, or is not used by a process that only relays.
+        unsafe { close_others(keep) };
+        let renewed = || -> io::Result<(OwnedFd, Pool)> {
+            let epoll = new_epoll()?;
+            let life = process::pidfd(self.charge.command).ok_or_else(Error::last_os_error)?;
+            watch(&epoll, life.as_raw_fd(), libc::EPOLLIN as u32, LIFE)?;
+            forget(life);
+            for at in joined {
+                if let Some(flow) = &self.flows[*at] {
+                    let token = u64::from(flow.generation) << 32 | *at as u64;
+                    watch(&epoll, flow.outside.as_raw_fd(), both_ways(), token)?;
+                    if let Stage::Joined(inside, _) = &flow.stage {
+                        watch(&epoll, inside.as_raw_fd(), both_ways(), token)?;
+                    }
+                }
+            }
+            Ok((epoll, Pool::new()?))
+        };
+        if let Ok((epoll, pool)) = renewed() {
+            forget(std::mem::replace(&mut self.epoll, epoll));
+            forget(std::mem::replace(&mut self.pool, pool));
+            self.relay_only = true;
+            self.busy = joined.to_vec();
+            for at in joined {
+                if let Some(flow) = self.flows[*at].as_mut() {
+                    flow.busy = true;
+                }
+            }
+            let _ = self.run();
+        }
+        // SAFETY: ends this process without what the broker left to be run at its end.
+        unsafe { libc::_exit(0) }
     }
 
     fn on_question(&mut self, which: usize) {
@@ -695,66 +830,35 @@ fn mark_of(e: Errno) -> Mark {
     }
 }
 
-fn address_of(a: &libc::sockaddr_storage) -> Option<SocketAddr> {
-    let at: *const libc::sockaddr_storage = a;
-    match i32::from(a.ss_family) {
-        libc::AF_INET => {
-            // SAFETY: the family says which address lies there, and the storage has room for either.
-            let a = unsafe { &*at.cast::<libc::sockaddr_in>() };
-            let ip = a.sin_addr.s_addr.to_ne_bytes().into();
-            Some(SocketAddrV4::new(ip, u16::from_be(a.sin_port)).into())
-        }
-        libc::AF_INET6 => {
-            // SAFETY: as above.
-            let a = unsafe { &*at.cast::<libc::sockaddr_in6>() };
-            let ip = a.sin6_addr.s6_addr.into();
-            Some(SocketAddrV6::new(ip, u16::from_be(a.sin6_port), 0, 0).into())
-        }
-        _ => None,
-    }
-}
-
-/// accept4(2): a connection and its peer; `None` when there is none.
-fn accept(listener: RawFd) -> io::Result<Option<(OwnedFd, SocketAddr)>> {
+/// accept4(2); `None` when there is nothing to accept.
+fn accept(listener: RawFd) -> io::Result<Option<OwnedFd>> {
     let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
-    // SAFETY: an address and its length that live through the call; the descriptor is new.
+    let null: *mut libc::sockaddr = std::ptr::null_mut();
+    // SAFETY: accept4(2) without an address; the descriptor is new.
     unsafe {
-        let mut from: libc::sockaddr_storage = std::mem::zeroed();
-        let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        let fd = libc::accept4(listener, (&raw mut from).cast(), &raw mut len, flags);
-        if fd < 0 {
-            let e = Error::last_os_error();
-            return match e.raw_os_error() {
-                Some(libc::EAGAIN) => Ok(None),
-                // It was closed before it was taken.
-                Some(libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => Ok(None),
-                _ => Err(e),
-            };
+        let fd = libc::accept4(listener, null, null.cast(), flags);
+        if fd >= 0 {
+            return Ok(Some(OwnedFd::from_raw_fd(fd)));
         }
-        let socket = OwnedFd::from_raw_fd(fd);
-        Ok(address_of(&from).map(|from| (socket, from)))
+    }
+    let e = Error::last_os_error();
+    match e.raw_os_error() {
+        // The last three: it was closed before it was taken.
+        Some(libc::EAGAIN | libc::ECONNABORTED | libc::EINTR | libc::EPROTO) => Ok(None),
+        _ => Err(e),
     }
 }
 
-/// Where a redirected connection was going (SO_ORIGINAL_DST; for IPv6 option 80 of level 41).
-fn original_destination(socket: &OwnedFd, four: bool) -> Option<SocketAddr> {
-    const SO_ORIGINAL_DST: libc::c_int = 80;
-    let level = if four {
-        libc::IPPROTO_IP
-    } else {
-        libc::IPPROTO_IPV6
-    };
-    // SAFETY: an address and its length that live through the call.
+/// The mark of a connection (SO_MARK, socket(7)): that of its SYN.
+fn mark(socket: &OwnedFd) -> u32 {
+    let mut mark = 0u32;
+    let mut len = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: getsockopt(2) fills one number that lives through the call.
     unsafe {
-        let mut to: libc::sockaddr_storage = std::mem::zeroed();
-        let mut len = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
-        let at = (&raw mut to).cast();
-        let r = libc::getsockopt(socket.as_raw_fd(), level, SO_ORIGINAL_DST, at, &raw mut len);
-        if r != 0 {
-            return None;
-        }
-        address_of(&to)
+        let (fd, at) = (socket.as_raw_fd(), (&raw mut mark).cast());
+        libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_MARK, at, &raw mut len);
     }
+    mark
 }
 
 /// Makes this process the broker of `charge`, and ends it when the command has ended. `ready` is written to when

@@ -95,7 +95,7 @@ pub fn verdict(messages: &mut Messages, id: u32, mark: Option<Mark>) {
     messages.add(VERDICT, 0, &header, |b| {
         b.attribute(HEADER, &[code.to_be_bytes(), id.to_be_bytes()].concat());
         if let Some(mark) = mark {
-            b.number(MARK, mark as u32);
+            b.number(MARK, mark.value());
         }
     });
 }

@@ -1,7 +1,7 @@
 //! Joins two TCP connections: bytes by splice(2), half-closes and resets passed on.
 
 use std::io::{self, Error};
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// How much a pipe may hold. An ordinary user's pipes come to 64 MiB in all (pipe(7)); they are lent only while
 /// something is in them.
@@ -151,6 +151,16 @@ impl Direction {
 }
 
 impl Relay {
+    /// The descriptors that it holds for what is on its way.
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        let pipes = [&self.up, &self.down]
+            .into_iter()
+            .filter_map(|d| d.pipe.as_ref());
+        pipes
+            .flat_map(|p| [p.read.as_raw_fd(), p.write.as_raw_fd()])
+            .collect()
+    }
+
     /// Moves what can be moved; `inside` is the command's socket, `outside` the other.
     pub fn pump(&mut self, inside: &OwnedFd, outside: &OwnedFd, pool: &mut Pool) -> State {
         let up = self.up.pump(inside, outside, pool);

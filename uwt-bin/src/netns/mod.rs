@@ -291,6 +291,9 @@ fn build(ids: Ids) -> Step<String> {
         )?;
     }
     step("its addresses", rules::addresses())?;
+    // An accepted socket has the mark of its SYN: see [`rules::Mark::Carried`].
+    let marks = fs::write("/proc/sys/net/ipv4/tcp_fwmark_accept", "1");
+    step("net.ipv4.tcp_fwmark_accept", marks)?;
     let four = step("its relay", TcpListener::bind("127.0.0.1:0"))?;
     let port = step("its relay", four.local_addr())?.port();
     // Backlog as net.core.somaxconn has it; std listens with 128.

@@ -17,7 +17,7 @@
 //!     meta mark 3 reject with icmpx host-unreachable
 //!     meta mark 4 reject with icmpx no-route }
 //!   chain carried { type nat hook output priority -100;
-//!     meta mark 1 redirect to :PORT }                   # the broker's relay
+//!     meta mark & 0x80000000 != 0 redirect to :PORT }   # the broker's relay
 //! }
 //! ```
 //!
@@ -30,18 +30,34 @@ use std::net::Ipv4Addr;
 
 /// What the broker marks a SYN with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u32)]
 pub enum Mark {
     /// Nothing: it goes where it was going, to a listener inside.
-    Inside = 0,
-    /// To the broker's relay.
-    Carried = 1,
+    Inside,
+    /// To the broker's relay, where the accepted socket has the same mark (`net.ipv4.tcp_fwmark_accept`): this number,
+    /// below 2^31, says which connection it is. Addresses would not: NAT may have changed them.
+    Carried(u32),
     /// A TCP reset: ECONNREFUSED.
-    Reset = 2,
+    Reset,
     /// ICMP host unreachable: EHOSTUNREACH.
-    HostUnreachable = 3,
+    HostUnreachable,
     /// ICMP network unreachable: ENETUNREACH.
-    NetworkUnreachable = 4,
+    NetworkUnreachable,
+}
+
+/// What all marks of carried connections have in common.
+const CARRIED: u32 = 1 << 31;
+
+impl Mark {
+    /// The packet's mark (SO_MARK, socket(7)).
+    pub fn value(self) -> u32 {
+        match self {
+            Mark::Inside => 0,
+            Mark::Carried(n) => CARRIED | n,
+            Mark::Reset => 2,
+            Mark::HostUnreachable => 3,
+            Mark::NetworkUnreachable => 4,
+        }
+    }
 }
 
 const TABLE: &str = "uwt";
@@ -112,11 +128,14 @@ impl Rule<'_, '_> {
 
     /// A meta key: one byte for a protocol, four in the host's order for a mark.
     fn meta(&mut self, key: u32, value: &[u8]) -> &mut Self {
+        self.load_meta(key).compare(EQUAL, value)
+    }
+
+    fn load_meta(&mut self, key: u32) -> &mut Self {
         self.expression("meta", |b| {
             b.number(1, REGISTER);
             b.number(2, key);
         })
-        .compare(EQUAL, value)
     }
 
     fn protocol(&mut self, n: i32) -> &mut Self {
@@ -324,14 +343,16 @@ fn try_load(port: u16, queue: Queue) -> io::Result<()> {
     ] {
         b.rule("verdict", |r| {
             r.protocol(libc::IPPROTO_TCP)
-                .meta(META_MARK, &(mark as u32).to_ne_bytes())
+                .meta(META_MARK, &mark.value().to_ne_bytes())
                 .reject(kind, code);
         });
     }
     b.chain("carried", "nat", -100, VERDICT_ACCEPT);
     b.rule("carried", |r| {
         r.protocol(libc::IPPROTO_TCP)
-            .meta(META_MARK, &(Mark::Carried as u32).to_ne_bytes())
+            .load_meta(META_MARK)
+            .and(&CARRIED.to_ne_bytes())
+            .compare(NOT_EQUAL, &[0; 4])
             .expression("immediate", |b| {
                 b.number(1, REGISTER);
                 b.nest(2, |b| b.attribute(1, &port.to_be_bytes()));
