@@ -6,11 +6,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use uwt_core::isolation::Process;
 
+/// How many of the processes that asked last are looked at first, and how many of their descriptors.
+const NEAR: usize = 8;
+
+/// A process of the run.
+#[derive(Clone, Copy)]
+struct Known {
+    pid: u32,
+    /// The number of the descriptor that was found in it last: the next is mostly near, since the kernel gives the
+    /// lowest that is free.
+    last: u32,
+}
+
 /// The run's processes, as they were last seen.
 pub struct Owners {
     namespace: u64,
     /// Who asked last comes first.
-    known: Vec<u32>,
+    known: Vec<Known>,
 }
 
 impl Owners {
@@ -18,7 +30,10 @@ impl Owners {
     pub fn new(namespace: u64, first: u32) -> Owners {
         Owners {
             namespace,
-            known: vec![first],
+            known: vec![Known {
+                pid: first,
+                last: 0,
+            }],
         }
     }
 
@@ -29,14 +44,23 @@ impl Owners {
             return None;
         }
         let link = format!("socket:[{inode}]");
-        let mut at = self.known.iter().position(|pid| has(*pid, &link));
-        if at.is_none() {
-            self.look();
-            at = self.known.iter().position(|pid| has(*pid, &link));
-        }
-        let at = at?;
+        let found = self
+            .find_among(NEAR, |k| k.near(&link))
+            .or_else(|| self.find_among(usize::MAX, |k| k.anywhere(&link)))
+            .or_else(|| {
+                self.look();
+                self.find_among(usize::MAX, |k| k.anywhere(&link))
+            });
+        found.map(identity)
+    }
+
+    /// The first of `n` processes in which `f` finds the descriptor; it comes first from now on.
+    fn find_among(&mut self, n: usize, f: impl Fn(&Known) -> Option<u32>) -> Option<u32> {
+        let mut all = self.known.iter().take(n).enumerate();
+        let (at, fd) = all.find_map(|(i, k)| Some((i, f(k)?)))?;
+        self.known[at].last = fd;
         self.known[..=at].rotate_right(1);
-        Some(identity(self.known[0]))
+        Some(self.known[0].pid)
     }
 
     /// Looks for processes that have come since; forgets those that are gone.
@@ -53,16 +77,31 @@ impl Owners {
             .collect();
         // Parents first, as long as pids do not wrap: who made the socket, rather than who inherited it.
         now.sort_unstable();
-        self.known.retain(|pid| now.contains(pid));
-        now.retain(|pid| !self.known.contains(pid));
-        self.known.append(&mut now);
+        self.known.retain(|k| now.contains(&k.pid));
+        now.retain(|pid| self.known.iter().all(|k| k.pid != *pid));
+        self.known
+            .extend(now.into_iter().map(|pid| Known { pid, last: 0 }));
     }
 }
 
-fn has(pid: u32, link: &str) -> bool {
-    let entries = fs::read_dir(format!("/proc/{pid}/fd"));
-    entries.into_iter().flatten().flatten().any(|e| {
-        let target = fs::read_link(e.path());
+impl Known {
+    fn is(&self, fd: u32, link: &str) -> bool {
+        let target = fs::read_link(format!("/proc/{}/fd/{fd}", self.pid));
         target.is_ok_and(|t| t.as_os_str().as_bytes() == link.as_bytes())
-    })
+    }
+
+    /// Looks where the socket most likely is.
+    fn near(&self, link: &str) -> Option<u32> {
+        (self.last..self.last + NEAR as u32).find(|fd| self.is(*fd, link))
+    }
+
+    /// Looks through all descriptors, the newest first.
+    fn anywhere(&self, link: &str) -> Option<u32> {
+        let entries = fs::read_dir(format!("/proc/{}/fd", self.pid)).ok()?;
+        let mut all: Vec<u32> = entries
+            .filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
+            .collect();
+        all.sort_unstable_by(|a, b| b.cmp(a));
+        all.into_iter().find(|fd| self.is(*fd, link))
+    }
 }

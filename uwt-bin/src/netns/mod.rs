@@ -264,6 +264,17 @@ fn step<T>(what: &'static str, r: io::Result<T>) -> Step<T> {
     r.map_err(|e| (what, e))
 }
 
+/// The namespace's own settings (net.ipv4, ip-sysctl in the kernel's documentation).
+const SYSCTLS: [(&str, &str); 3] = [
+    // An accepted socket has the mark of its SYN: see [`rules::Mark::Carried`].
+    ("tcp_fwmark_accept", "1"),
+    // A cookie would forget it.
+    ("tcp_syncookies", "0"),
+    // Ports are used again as soon as on loopback, which is what this is: 28,000 connections a minute to one place are
+    // not too many.
+    ("tcp_tw_reuse", "1"),
+];
+
 /// Everything in the new namespace, in the helper. Gives the numbers of the descriptors, which are its parent's too.
 fn build(ids: Ids) -> Step<String> {
     let root = ids.euid == 0;
@@ -291,9 +302,10 @@ fn build(ids: Ids) -> Step<String> {
         )?;
     }
     step("its addresses", rules::addresses())?;
-    // An accepted socket has the mark of its SYN: see [`rules::Mark::Carried`].
-    let marks = fs::write("/proc/sys/net/ipv4/tcp_fwmark_accept", "1");
-    step("net.ipv4.tcp_fwmark_accept", marks)?;
+    for (name, value) in SYSCTLS {
+        let path = format!("/proc/sys/net/ipv4/{name}");
+        step(name, fs::write(path, value))?;
+    }
     let four = step("its relay", TcpListener::bind("127.0.0.1:0"))?;
     let port = step("its relay", four.local_addr())?.port();
     // Backlog as net.core.somaxconn has it; std listens with 128.
