@@ -156,7 +156,7 @@ impl Rule<'_, '_> {
     }
 
     /// IPv4 to an address of this prefix.
-    fn to_v4(&mut self, address: Ipv4Addr, mask: Ipv4Addr) -> &mut Self {
+    fn destination_v4(&mut self, address: Ipv4Addr, mask: Ipv4Addr) -> &mut Self {
         self.family(NFPROTO_IPV4)
             .payload(NETWORK_HEADER, 16, 4)
             .and(&mask.octets())
@@ -321,11 +321,11 @@ fn try_load(port: u16, queue: Queue) -> io::Result<()> {
             .verdict(VERDICT_ACCEPT);
     });
     b.rule("held", |r| {
-        r.to_v4([127, 128, 0, 0].into(), [255, 192, 0, 0].into())
+        r.destination_v4([127, 128, 0, 0].into(), [255, 192, 0, 0].into())
             .reject(REJECT_ICMPX, ICMPX_PORT_UNREACHABLE);
     });
     b.rule("held", |r| {
-        r.to_v4([127, 0, 0, 0].into(), [255, 0, 0, 0].into())
+        r.destination_v4([127, 0, 0, 0].into(), [255, 0, 0, 0].into())
             .verdict(VERDICT_ACCEPT);
     });
     b.rule("held", |r| {
