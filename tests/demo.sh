@@ -35,8 +35,11 @@ echo
 echo "What Tor does not carry is refused, with the reason:"
 show bash -c 'echo x >/dev/udp/198.51.100.7/53'
 echo
-echo "So is what the library cannot be loaded into:"
-show busybox wget http://www.example/
+echo "A static program, which no library can be loaded into, is carried by the network namespace:"
+show busybox wget -q -O- http://www.example:18080/static
+echo
+echo "With the library alone it would get out, so it is not started:"
+show --level preload busybox wget -q -O- http://www.example:18080/static
 echo
 echo "What would be done, and why, without doing it:"
 show --explain -i=tree git clone http://www.example/x.git

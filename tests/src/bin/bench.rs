@@ -293,8 +293,12 @@ t = time.monotonic(); held = []
 for i in range(10000):
     s = socket.socket(); s.connect((sys.argv[1], int(sys.argv[2]))); held.append(s)
 took = time.monotonic() - t
-kb = int([l for l in open('/proc/self/status') if l.startswith('VmRSS')][0].split()[1])
-print(took, kb)";
+import os
+def kb(pid): return int([l for l in open(f'/proc/{pid}/status') if l.startswith('VmRSS')][0].split()[1])
+def broker(pid):
+    try: return open(f'/proc/{pid}/comm').read() == 'uwt-broker\\n'
+    except OSError: return False
+print(took, kb('self'), sum(kb(p) for p in os.listdir('/proc') if p.isdigit() and broker(p)))";
         let here: &[&str] = &["python3", "-c", many, "127.0.0.1", &port];
         let there: &[&str] = &["python3", "-c", many, "198.51.100.7", "80"];
         let hows: [(How, &[&str]); 4] = [
@@ -321,6 +325,43 @@ print(took, kb)";
             1,
             &hows,
             move |t, o| number(1)(t, o).map(|kb| kb / 1024.0),
+        )?;
+        self.row(
+            "the same: resident memory of the broker",
+            "MB",
+            false,
+            1,
+            &[(How::Netns, there), (How::CatchAll, there)],
+            move |t, o| number(2)(t, o).map(|kb| kb / 1024.0),
+        )?;
+        // What the broker's own processor time moves, whatever the two ends do meanwhile.
+        let busy = "
+import os, sys, urllib.request
+n = 0
+with urllib.request.urlopen(sys.argv[1]) as r:
+    b = bytearray(1 << 20)
+    while k := r.readinto(b): n += k
+def ticks(pid):
+    try:
+        if open(f'/proc/{pid}/comm').read() != 'uwt-broker\\n': return 0
+        f = open(f'/proc/{pid}/stat').read().rsplit(')', 1)[1].split()
+        return int(f[11]) + int(f[12])
+    except OSError: return 0
+t = sum(ticks(p) for p in os.listdir('/proc') if p.isdigit())
+print(n / (t / os.sysconf('SC_CLK_TCK')))";
+        let bulk: &[&str] = &[
+            "python3",
+            "-c",
+            busy,
+            "http://bulk.example/bytes/4000000000",
+        ];
+        self.row(
+            "the broker's relay, 4 GB, per second of its processor time",
+            "MB/s",
+            true,
+            3,
+            &[(How::Netns, bulk), (How::CatchAll, bulk)],
+            |_, out| out.trim().parse().ok().map(|s: f64| s / 1e6),
         )?;
 
         let calls = self.bed.compile("calls", "cc", "-O2", "calls.c")?;
