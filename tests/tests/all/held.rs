@@ -24,6 +24,10 @@ pub fn tests(world: &Arc<World>) -> Vec<Trial> {
         test("the true error, at once", errors),
         test("the true moment: no tick is missed", moment),
         test("Tor is not there", no_tor),
+        test(
+            "a SOCKS port on another host, and on a unix socket",
+            elsewhere,
+        ),
         test("the resolver inside", resolver),
         test("dns = resolve and refuse, without the shim", dns_modes),
         test("what is not TCP is refused at once", not_tcp),
@@ -46,7 +50,7 @@ pub fn tests(world: &Arc<World>) -> Vec<Trial> {
         test("a broker that is stopped", stopped),
         test("garbage", garbage),
         test("a full disk", full_disk),
-        test("300 processes, each its own", processes),
+        test("1,000 processes, each its own", processes),
         test("wrappers stay at preload unless configured", wrappers),
     ]
 }
@@ -226,6 +230,31 @@ fn no_tor(w: &World) -> Result {
         !o.err.contains("198.51.100.7"),
         "an address in the log: {o:#?}"
     );
+    Ok(())
+}
+
+fn elsewhere(w: &World) -> Result {
+    // The test machine's own address on its uplink: as on Whonix, where Tor is another machine.
+    let server = Server::listen("192.0.2.2:0", None)?;
+    let path = w.bed.path("work/held-socks");
+    let unix = Server::listen_unix(&path)?;
+    let program = w.bed.path("bin/uwt").display().to_string();
+    let port = server.port().to_string();
+    let far = ["-a", "192.0.2.2", "-P", &port];
+    let near = format!("unix:{}", path.display());
+    let local = ["-a", near.as_str()];
+    for (options, server) in [(&far[..], &server), (&local[..], &unix)] {
+        for shim in [true, false] {
+            let run = w.bed.run(&program).args(options).args(["--level", "netns"]);
+            let run = if shim { run } else { bare(run)? };
+            let o = w
+                .held(python(run, ONE).args(["198.51.100.7", "80"]))?
+                .expect(0)?;
+            said(&o, &["connected 198.51.100.7 80"])?;
+            let r = server.take();
+            ensure!(r.len() == 1 && r[0].host == "198.51.100.7", "{r:#?}");
+        }
+    }
     Ok(())
 }
 
@@ -775,7 +804,7 @@ fn processes(w: &World) -> Result {
     let code = "
 import os, socket
 pids = []
-for i in range(300):
+for i in range(1000):
     if (p := os.fork()) == 0:
         s = socket.create_connection(('198.51.100.7', 80)); s.sendall(b'GET / HTTP/1.0\\r\\n\\r\\n'); os._exit(s.recv(4) != b'HTTP')
     pids.append(p)
@@ -787,7 +816,7 @@ print(sum(os.waitstatus_to_exitcode(os.waitpid(p, 0)[1]) for p in pids))";
     let r = server.take();
     let own: BTreeSet<&str> = r.iter().map(|r| r.password()).collect();
     ensure!(
-        r.len() == 300 && own.len() == 300,
+        r.len() == 1000 && own.len() == 1000,
         "{} requests, {} passwords",
         r.len(),
         own.len()
