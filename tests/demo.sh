@@ -33,7 +33,7 @@ echo "Tor's own word (control port, GETINFO circuit-status): a circuit for each 
 "$1/target/release/uwt-testbed" circuits
 echo
 echo "What Tor does not carry is refused, with the reason:"
-show bash -c 'echo x >/dev/udp/198.51.100.7/53'
+show bash -c 'echo x >/dev/udp/198.51.100.7/123'
 echo
 echo "A static program, which no library can be loaded into, is carried by the network namespace:"
 show busybox wget -q -O- http://www.example:18080/static
