@@ -192,9 +192,13 @@ fn enter(namespace: netns::Namespace, environment: &Environment) -> Result<()> {
     let command = std::process::id();
     let (hear, tell) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)
         .map_err(|e| cannot_enter("pipe", &e.into()))?;
-    // No signal tells the command of a child that it never started.
+    // Twice, so that the broker is nobody's child here: strace and gdb wait for children of every kind.
     // SAFETY: the launcher has one thread.
     let pid = unsafe { netns::fork(0) }.map_err(|e| cannot_enter("its broker", &e))?;
+    // SAFETY: as above; _exit ends the one between without what the launcher left to be run at its end.
+    if pid == 0 && !matches!(unsafe { netns::fork(0) }, Ok(0)) {
+        unsafe { libc::_exit(0) };
+    }
     if pid == 0 {
         let own_name = nix::unistd::gethostname().unwrap_or_default();
         let charge = run::map(&handoff).map(|names| broker::Charge {
@@ -212,6 +216,9 @@ fn enter(namespace: netns::Namespace, environment: &Environment) -> Result<()> {
         }
     }
     drop(tell);
+    let mut status = 0;
+    // SAFETY: waitpid(2) for our own child; `status` lives through the call.
+    unsafe { libc::waitpid(pid, &raw mut status, libc::__WALL) };
     let mut byte = [0u8];
     let n =
         nix::unistd::read(&hear, &mut byte).map_err(|e| cannot_enter("its broker", &e.into()))?;

@@ -38,6 +38,7 @@ pub fn tests(world: &Arc<World>) -> Vec<Trial> {
             identity,
         ),
         test("nobody waits for the broker", output),
+        test("job control and debuggers", jobs),
         test("files, groups, working directory, agents", surroundings),
         test("no way into another network", ways_out),
         test("io_uring where it leads nowhere else", uring),
@@ -465,6 +466,45 @@ fn output(w: &World) -> Result {
     said(&w.held(run)?.expect(0)?, &["said", "cat ended"])
 }
 
+fn jobs(w: &World) -> Result {
+    let server = w.server()?;
+    // A terminal of its own: a shell stops a held command with Ctrl-Z, goes on with it, ends it with Ctrl-C; and a
+    // process that waits for children of every kind, as strace does, finds none but its own.
+    let program = w.bed.path("bin/uwt").display().to_string();
+    let port = server.port().to_string();
+    let code = "
+import os, pty, select, sys, time
+uwt = sys.argv[1:]
+pid, fd = pty.fork()
+if pid == 0:
+    os.environ['PS1'] = '$ '; os.execvp('bash', ['bash', '--norc', '--noprofile', '-i'])
+seen = ''
+def until(word):
+    global seen
+    end = time.time() + 20
+    while word not in seen:
+        if time.time() > end or not select.select([fd], [], [], 20)[0]: print('no', word, repr(seen)); sys.exit(1)
+        seen += os.read(fd, 4096).decode()
+    seen = seen.split(word, 1)[1]
+def type(text): os.write(fd, text.encode())
+until('$ '); type(' '.join(uwt) + \" sh -c 'echo sta''rted; exec sleep 100'\\n\"); until('started')
+type('\\x1a'); until('Stopped'); until('$ ')
+type('fg\\n'); until('sleep'); time.sleep(0.2); type('\\x03'); until('$ ')
+type('echo code=$?\\n'); until('code=130'); until('$ ')
+type('stty rows 33 cols 77; ' + ' '.join(uwt) + ' stty size\\n'); until('33 77'); until('$ ')
+type('exit\\n'); print('ok')";
+    let run = w.bed.run("timeout").args([
+        "-k", "1", "60", "python3", "-c", code, &program, "-P", &port, "--level", "netns",
+    ]);
+    said(&w.held(run)?.expect(0)?, &["ok"])?;
+    let code = "
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+print(libc.waitpid(-1, None, 0x40000000), ctypes.get_errno() == 10)";
+    let o = w.held(python(uwt(w, &server), code))?.expect(0)?;
+    said(&o, &["-1 True"])
+}
+
 fn surroundings(w: &World) -> Result {
     let server = w.server()?;
     let port = server.port().to_string();
@@ -704,8 +744,8 @@ fn unavailable(w: &World) -> Result {
     Ok(())
 }
 
-/// The pid of the broker of this process, as a shell finds it: no other child has that name.
-const BROKER: &str = "b=; for p in /proc/[0-9]*; do read -r n 2>/dev/null < $p/comm || continue; if [ \"$n\" = uwt-broker ]; then read -r _ _ _ q _ < $p/stat; [ $q = $$ ] && b=${p#/proc/}; fi; done; ";
+/// The pid of the run's broker, as a shell finds it: the newest that runs (tests run one at a time).
+const BROKER: &str = "b=; at=0; for p in /proc/[0-9]*; do read -r n 2>/dev/null < $p/comm || continue; if [ \"$n\" = uwt-broker ]; then set -- $(cat $p/stat); [ $3 != Z ] && [ ${22} -ge $at ] && { b=$1; at=${22}; }; fi; done; ";
 
 fn life(w: &World) -> Result {
     let server = w.server()?;

@@ -663,7 +663,7 @@ impl Broker<'_> {
         };
         let joined: Vec<usize> = (0..self.flows.len()).filter(is_joined).collect();
         // SAFETY: the broker has one thread.
-        match unsafe { netns::fork(0) } {
+        match unsafe { netns::fork(libc::SIGCHLD) } {
             Err(_) => {}
             Ok(0) => self.relay_on(&joined),
             Ok(_) => {
@@ -881,7 +881,14 @@ pub fn become_broker(charge: Charge<'_>, ready: &OwnedFd) -> ! {
         libc::chdir(c"/".as_ptr());
         libc::prctl(libc::PR_SET_DUMPABLE, 0, 0, 0, 0);
         libc::prctl(libc::PR_SET_NAME, c"uwt-broker".as_ptr(), 0, 0, 0);
-        for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+        // SIGCHLD: nobody waits for those that go on with joined flows.
+        for signal in [
+            libc::SIGPIPE,
+            libc::SIGHUP,
+            libc::SIGINT,
+            libc::SIGQUIT,
+            libc::SIGCHLD,
+        ] {
             libc::signal(signal, libc::SIG_IGN);
         }
         raise_limit();
