@@ -195,8 +195,9 @@ fn enter(namespace: netns::Namespace, environment: &Environment) -> Result<()> {
     // Twice, so that the broker is nobody's child here: strace and gdb wait for children of every kind.
     // SAFETY: the launcher has one thread.
     let pid = unsafe { netns::fork(0) }.map_err(|e| cannot_enter("its broker", &e))?;
-    // SAFETY: as above; _exit ends the one between without what the launcher left to be run at its end.
+    // SAFETY: as above.
     if pid == 0 && !matches!(unsafe { netns::fork(0) }, Ok(0)) {
+        // SAFETY: ends the one between without what the launcher left to be run at its end.
         unsafe { libc::_exit(0) };
     }
     if pid == 0 {
