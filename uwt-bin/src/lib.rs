@@ -14,6 +14,7 @@
 //! | [`inherited`] | network descriptors that the launcher was started with |
 //! | [`run`] | what the processes of a run share: the secret and the name table |
 //! | [`plan`] | what would be done, and why |
+//! | [`migrate`] | the bash files of Whonix's uwt as TOML |
 //! | [`level`] | how a command is held: which levels this host and this target allow |
 //! | [`netns`] | the network namespace of a run |
 //! | [`broker`] | stays outside it, and carries what comes out |
@@ -28,6 +29,7 @@ pub mod inherited;
 pub mod invocation;
 pub mod launch;
 pub mod level;
+pub mod migrate;
 pub mod netns;
 pub mod passthrough;
 pub mod plan;

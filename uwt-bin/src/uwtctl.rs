@@ -5,9 +5,11 @@ use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use uwt_bin::config::{self, Effective};
+use uwt_bin::migrate::Migrated;
 use uwt_bin::netns::Namespace;
 use uwt_bin::plan::show;
 use uwt_bin::refusal::{EXIT_REFUSED, Refusal, Result};
@@ -37,7 +39,18 @@ fn grammar() -> Command {
                         .arg(json)
                         .arg(command),
                 )
-                .subcommand(Command::new("check").about("Whether every file can be used")),
+                .subcommand(Command::new("check").about("Whether every file can be used"))
+                .subcommand(
+                    Command::new("migrate")
+                        .about("The bash files of Whonix's uwt as TOML, and each line that could not be carried")
+                        .arg(
+                            Arg::new("file")
+                                .value_name("FILE")
+                                .num_args(0..)
+                                .value_parser(clap::value_parser!(PathBuf))
+                                .help("Instead of /etc/uwt.d/*.conf and /usr/local/etc/uwt.d/*.conf"),
+                        ),
+                ),
         )
         .subcommand(Command::new("status").about("Whether commands can be carried here"))
 }
@@ -114,6 +127,36 @@ fn config_check() -> Result<String> {
         files.values.len(),
         commands.len()
     ))
+}
+
+/// `*.conf` of the folders in which Whonix's uwt has them, in the order of their names.
+fn whonix_files() -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for folder in ["/etc/uwt.d", "/usr/local/etc/uwt.d"] {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let conf = |p: &PathBuf| p.extension().is_some_and(|e| e == "conf");
+        let mut files: Vec<PathBuf> = entries.map(|e| e.path()).filter(conf).collect();
+        files.sort();
+        all.append(&mut files);
+    }
+    all
+}
+
+/// Prints TOML; what could not be carried goes to standard error, and makes the exit code 1.
+fn config_migrate(files: &[PathBuf]) -> Result<(String, bool)> {
+    let mut migrated = Migrated::default();
+    for file in files {
+        let text = std::fs::read_to_string(file).map_err(|e| {
+            let what = format!("{}: cannot be read", file.display());
+            Refusal::new(what, e.to_string(), "name another file")
+        })?;
+        migrated.read(&file.display().to_string(), &text);
+    }
+    for m in &migrated.missed {
+        eprintln!("uwtctl: {}:{}: not carried: {}", m.file, m.line, m.why);
+        eprintln!("  {}", m.text);
+    }
+    Ok((migrated.toml(), migrated.missed.is_empty()))
 }
 
 trait Stream: Read + std::io::Write {}
@@ -216,6 +259,17 @@ fn main() -> ExitCode {
             Some(("show", m)) => {
                 let command = m.get_one::<String>("command").map_or("", String::as_str);
                 config_show(command, m.get_flag("json")).map(|t| (t, true))
+            }
+            Some(("migrate", m)) => {
+                let given: Vec<PathBuf> = m
+                    .get_many::<PathBuf>("file")
+                    .map_or(Vec::new(), |f| f.cloned().collect());
+                let files = if given.is_empty() {
+                    whonix_files()
+                } else {
+                    given
+                };
+                config_migrate(&files)
             }
             _ => config_check().map(|t| (t, true)),
         },

@@ -911,6 +911,26 @@ fn uwtctl(w: &World) -> Result {
             .run(&w.bed.path("bin/uwtctl").to_string_lossy())
             .args(words)
     };
+    // Whonix's bash files: read, not run.
+    let bash = w.bed.path("home/30_whonix.conf");
+    let marker = w.bed.path("home/ran");
+    fs::write(
+        &bash,
+        format!(
+            "uwtwrapper_global=\"1\"\nuwtwrapper[\"/usr/bin/curl\"]=\"0\"\ntouch {}\n",
+            marker.display()
+        ),
+    )?;
+    let o = w.held(ctl(&["config", "migrate"]).arg(&bash))?.expect(1)?;
+    ensure!(
+        o.out == "enabled = true\n\n[command.\"curl\"]\nenabled = false\n"
+            && o.err.contains("30_whonix.conf:3: not carried")
+            && !marker.exists(),
+        "{o:#?}"
+    );
+    fs::write(&bash, "uwtwrapper_max=7\n")?;
+    let o = w.held(ctl(&["config", "migrate"]).arg(&bash))?.expect(0)?;
+    ensure!(o.out == "nested_max = 7\n" && o.err.is_empty(), "{o:#?}");
     let server = w.server()?;
     let port = server.port().to_string();
     let o = w
