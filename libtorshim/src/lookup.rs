@@ -68,7 +68,6 @@ pub fn forward(name: &[u8]) -> Result<Found, Missing> {
         );
         return Err(Missing::Refused);
     };
-    let onion = name.len() > 6 && name[name.len() - 6..].eq_ignore_ascii_case(b".onion");
     match handoff.dns {
         Dns::Refuse => {
             log::refused!(
@@ -77,7 +76,7 @@ pub fn forward(name: &[u8]) -> Result<Found, Missing> {
             );
             return Err(Missing::Refused);
         }
-        Dns::Resolve if !onion => {
+        Dns::Resolve if !hostname::is_onion(name) => {
             return match ask(handoff, Command::Resolve, Target::Name(name))? {
                 Reply::Ip(ip) if !ip.is_unspecified() => Ok(Found::Ip(ip)),
                 _ => Err(Missing::NoName),

@@ -54,6 +54,11 @@ fn ends_with(name: &[u8], suffix: &[u8]) -> bool {
     name.len() > suffix.len() && is(&name[name.len() - suffix.len()..], suffix)
 }
 
+/// Whether `name` is an onion service's, which has no address to resolve to (RFC 7686). A final dot is off already.
+pub fn is_onion(name: &[u8]) -> bool {
+    ends_with(name, b".onion")
+}
+
 /// Says what `name` is. `own` is this machine's own name (uname(2)), which must not reach an exit.
 ///
 /// RFC 6761, section 6.3 (`localhost.`), RFC 6762 (`.local` never leaves the link: refused), RFC

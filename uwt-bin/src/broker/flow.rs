@@ -3,11 +3,10 @@
 
 use super::packet::Ends;
 use super::relay::Relay;
+use super::resolver::Received;
 use std::io::{self, Error};
-use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::Instant;
-use uwt_core::dns::Question;
 use uwt_core::errno::Errno;
 use uwt_core::route::Socks;
 use uwt_core::socks5::{Handshake, Progress, Request};
@@ -20,19 +19,12 @@ pub enum Purpose {
         packet: u32,
     },
     /// To answer a question that came to the resolver.
-    Answer(Box<Asked>),
-}
-
-/// A question and where its answer goes.
-pub struct Asked {
-    /// The question.
-    pub question: Question,
-    /// Which of the resolver's sockets it came to.
-    pub socket: usize,
-    /// Who asked.
-    pub from: SocketAddr,
-    /// The address that was asked.
-    pub to: SocketAddr,
+    Answer {
+        /// Which of the resolver's sockets it came to.
+        socket: usize,
+        /// The question.
+        asked: Box<Received>,
+    },
 }
 
 /// How far it is.

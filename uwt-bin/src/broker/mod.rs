@@ -23,7 +23,7 @@ use crate::netns::netlink::Messages;
 use crate::netns::rules::Mark;
 use crate::netns::{self, Sockets};
 use crate::process;
-use flow::{Asked, Flow, Purpose, Socks5, Stage, Stepped};
+use flow::{Flow, Purpose, Socks5, Stage, Stepped};
 use owner::Owners;
 use packet::{Ends, LISTEN, Syn};
 use relay::{Pool, Relay, State};
@@ -262,7 +262,8 @@ impl Broker<'_> {
     }
 
     fn on_queue(&mut self) {
-        let mut buf = vec![0u8; 64 * 1024];
+        // One packet a message, of which the queue copies 128 bytes.
+        let mut buf = [0u8; 4096];
         let fd = self.charge.sockets.queue.as_raw_fd();
         // So many at a time: others wait too.
         for _ in 0..256 {
@@ -275,8 +276,7 @@ impl Broker<'_> {
                 }
                 return;
             };
-            let syns: Vec<Syn> = packet::syns(&buf[..n]).collect();
-            for syn in syns {
+            for syn in packet::syns(&buf[..n]) {
                 if let Some(mark) = self.on_syn(syn) {
                     packet::verdict(&mut self.verdicts, syn.id, mark);
                 }
@@ -518,7 +518,7 @@ impl Broker<'_> {
                 flow.deadline = Instant::now() + ARRIVAL;
                 self.arriving.insert(mark.value(), at);
             }
-            Purpose::Answer(asked) => {
+            Purpose::Answer { socket, asked } => {
                 let Stage::Asking(Some(socks)) = &flow.stage else {
                     return;
                 };
@@ -528,8 +528,7 @@ impl Broker<'_> {
                     Some(Answer::Name(n)) => Record::Ptr(n),
                     _ => Record::NoName,
                 };
-                let socket = &self.charge.sockets.resolver[asked.socket];
-                resolver::send(socket, &asked.question, record, asked.from, asked.to);
+                asked.answer(&self.charge.sockets.resolver[*socket], record);
                 self.remove(at);
             }
         }
@@ -544,15 +543,8 @@ impl Broker<'_> {
             (Purpose::Carry { packet }, Stage::Asking(_)) => {
                 packet::verdict(&mut self.verdicts, *packet, Some(mark_of(errno)));
             }
-            (Purpose::Answer(asked), _) => {
-                let socket = &self.charge.sockets.resolver[asked.socket];
-                resolver::send(
-                    socket,
-                    &asked.question,
-                    Record::NoName,
-                    asked.from,
-                    asked.to,
-                );
+            (Purpose::Answer { socket, asked }, _) => {
+                asked.answer(&self.charge.sockets.resolver[*socket], Record::NoName);
             }
             _ => {}
         }
@@ -708,6 +700,8 @@ impl Broker<'_> {
         forget(self.spare.take());
         self.pending.clear();
         self.arriving.clear();
+        // Those are the broker's to send.
+        self.verdicts = Messages::default();
         // SAFETY: everything else that has a descriptor is forgotten, or is not used by a process that only relays.
         unsafe { close_others(keep) };
         let renewed = || -> io::Result<(OwnedFd, Pool)> {
@@ -762,19 +756,12 @@ impl Broker<'_> {
                     continue;
                 }
             };
-            let socket = &self.charge.sockets.resolver[which];
-            resolver::send(socket, q, record, received.from, received.to);
+            received.answer(&self.charge.sockets.resolver[which], record);
         }
     }
 
     /// RESOLVE and RESOLVE_PTR. Who asks a resolver cannot be told: the run's own circuit serves.
-    fn ask_tor(&mut self, socket: usize, received: resolver::Received, reply: &resolver::Reply) {
-        let asked = Box::new(Asked {
-            socket,
-            question: received.question,
-            from: received.from,
-            to: received.to,
-        });
+    fn ask_tor(&mut self, socket: usize, asked: resolver::Received, reply: &resolver::Reply) {
         let (command, target) = match reply {
             resolver::Reply::Reverse(ip) => (Command::ResolvePtr, Target::Ip(*ip)),
             _ => (Command::Resolve, Target::Name(asked.question.name())),
@@ -789,13 +776,13 @@ impl Broker<'_> {
                 ))
             });
         let Some((socks, outside)) = begun else {
-            let to = &self.charge.sockets.resolver[socket];
-            resolver::send(to, &asked.question, Record::NoName, asked.from, asked.to);
+            asked.answer(&self.charge.sockets.resolver[socket], Record::NoName);
             return;
         };
         let stage = Stage::Asking(Some(Box::new(socks)));
         // What cannot be watched is asked for again.
-        let _ = self.add(None, 0, Purpose::Answer(asked), stage, outside);
+        let asked = Box::new(asked);
+        let _ = self.add(None, 0, Purpose::Answer { socket, asked }, stage, outside);
     }
 
     fn say_unreachable(&mut self) {

@@ -87,44 +87,40 @@ pub fn receive(socket: &OwnedFd) -> Option<Option<Received>> {
     }))
 }
 
-/// Answers a question from the address that was asked.
-pub fn send(
-    socket: &OwnedFd,
-    question: &Question,
-    record: Record<'_>,
-    from: SocketAddr,
-    to: SocketAddr,
-) {
-    let mut out = [0u8; MESSAGE_MAX];
-    let Some(n) = question.answer(record, &mut out) else {
-        return;
-    };
-    let io = [IoSlice::new(&out[..n])];
-    let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
-    // An answer that does not go is asked for again.
-    match (from, to) {
-        (SocketAddr::V4(from), SocketAddr::V4(to)) => {
-            let info = libc::in_pktinfo {
-                ipi_ifindex: 0,
-                ipi_spec_dst: libc::in_addr {
-                    s_addr: u32::from_ne_bytes(to.ip().octets()),
-                },
-                ipi_addr: libc::in_addr { s_addr: 0 },
-            };
-            let c = [ControlMessage::Ipv4PacketInfo(&info)];
-            let _ = sendmsg(fd, &io, &c, flags, Some(&SockaddrIn::from(from)));
+impl Received {
+    /// Answers it on the socket it came to, from the address that was asked.
+    pub fn answer(&self, socket: &OwnedFd, record: Record<'_>) {
+        let mut out = [0u8; MESSAGE_MAX];
+        let Some(n) = self.question.answer(record, &mut out) else {
+            return;
+        };
+        let io = [IoSlice::new(&out[..n])];
+        let (fd, flags) = (socket.as_raw_fd(), MsgFlags::MSG_DONTWAIT);
+        // An answer that does not go is asked for again.
+        match (self.from, self.to) {
+            (SocketAddr::V4(from), SocketAddr::V4(to)) => {
+                let info = libc::in_pktinfo {
+                    ipi_ifindex: 0,
+                    ipi_spec_dst: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(to.ip().octets()),
+                    },
+                    ipi_addr: libc::in_addr { s_addr: 0 },
+                };
+                let c = [ControlMessage::Ipv4PacketInfo(&info)];
+                let _ = sendmsg(fd, &io, &c, flags, Some(&SockaddrIn::from(from)));
+            }
+            (SocketAddr::V6(from), SocketAddr::V6(to)) => {
+                let info = libc::in6_pktinfo {
+                    ipi6_addr: libc::in6_addr {
+                        s6_addr: to.ip().octets(),
+                    },
+                    ipi6_ifindex: 0,
+                };
+                let c = [ControlMessage::Ipv6PacketInfo(&info)];
+                let _ = sendmsg(fd, &io, &c, flags, Some(&SockaddrIn6::from(from)));
+            }
+            _ => {}
         }
-        (SocketAddr::V6(from), SocketAddr::V6(to)) => {
-            let info = libc::in6_pktinfo {
-                ipi6_addr: libc::in6_addr {
-                    s6_addr: to.ip().octets(),
-                },
-                ipi6_ifindex: 0,
-            };
-            let c = [ControlMessage::Ipv6PacketInfo(&info)];
-            let _ = sendmsg(fd, &io, &c, flags, Some(&SockaddrIn6::from(from)));
-        }
-        _ => {}
     }
 }
 
@@ -134,15 +130,11 @@ pub fn decide(q: &Question, dns: Dns, own_name: &[u8], table: &NameTable<'_>) ->
         A => match hostname::classify(q.name(), own_name) {
             Hostname::Loopback(l) => l.v4().map_or(Reply::None, Reply::Address),
             Hostname::Malformed => Reply::NoName,
-            Hostname::Remote(name) => {
-                let onion =
-                    name.len() > 6 && name[name.len() - 6..].eq_ignore_ascii_case(b".onion");
-                match dns {
-                    Dns::Refuse => Reply::NoName,
-                    Dns::Resolve if !onion => Reply::Forward,
-                    _ => table.address(name).map_or(Reply::NoName, Reply::Address),
-                }
-            }
+            Hostname::Remote(name) => match dns {
+                Dns::Refuse => Reply::NoName,
+                Dns::Resolve if !hostname::is_onion(name) => Reply::Forward,
+                _ => table.address(name).map_or(Reply::NoName, Reply::Address),
+            },
         },
         PTR => match q.address() {
             None => Reply::NoName,

@@ -18,7 +18,7 @@ use netlink::{Messages, Socket};
 use nix::fcntl::{FcntlArg, fcntl};
 use std::fs;
 use std::io::{self, Error, Read, Write};
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 
@@ -63,35 +63,20 @@ pub fn current() -> u64 {
 /// What switches user namespaces off here, and what switches them on.
 fn switched_off() -> (String, String) {
     let number = |name: &str| {
-        let text = fs::read_to_string(format!("/proc/sys/{name}")).ok()?;
+        let text = fs::read_to_string(format!("/proc/sys/{}", name.replace('.', "/"))).ok()?;
         text.trim().parse::<u64>().ok()
     };
-    let set = |name: &str, dot: &str, to: &str| {
-        let is = number(name).unwrap_or(0);
+    let switches = [
+        ("kernel.unprivileged_userns_clone", "1"),
+        ("user.max_user_namespaces", "15000"),
+        ("user.max_net_namespaces", "15000"),
+    ];
+    if let Some((name, to)) = switches.iter().find(|(name, _)| number(name) == Some(0)) {
         (
-            format!("{dot}={is} keeps ordinary users from making user namespaces"),
-            format!("sysctl -w {dot}={to} as root, or sudo uwt"),
+            format!("{name}=0 keeps ordinary users from making user namespaces"),
+            format!("sysctl -w {name}={to} as root, or sudo uwt"),
         )
-    };
-    if number("kernel/unprivileged_userns_clone") == Some(0) {
-        set(
-            "kernel/unprivileged_userns_clone",
-            "kernel.unprivileged_userns_clone",
-            "1",
-        )
-    } else if number("user/max_user_namespaces") == Some(0) {
-        set(
-            "user/max_user_namespaces",
-            "user.max_user_namespaces",
-            "15000",
-        )
-    } else if number("user/max_net_namespaces") == Some(0) {
-        set(
-            "user/max_net_namespaces",
-            "user.max_net_namespaces",
-            "15000",
-        )
-    } else if number("kernel/apparmor_restrict_unprivileged_userns") == Some(1) {
+    } else if number("kernel.apparmor_restrict_unprivileged_userns") == Some(1) {
         (
             "kernel.apparmor_restrict_unprivileged_userns=1 leaves user namespaces without power".to_owned(),
             "load the AppArmor profile that comes with the package (/etc/apparmor.d/uwt), or sudo uwt".to_owned(),
@@ -375,8 +360,7 @@ fn resolver_socket(at: &str) -> io::Result<OwnedFd> {
         socket
     };
     bind(&socket, address)?;
-    // std would have bound it without IPV6_V6ONLY; from here on it is an ordinary one.
-    Ok(UdpSocket::from(socket).into())
+    Ok(socket)
 }
 
 fn bind(socket: &OwnedFd, address: SocketAddr) -> io::Result<()> {
