@@ -13,15 +13,22 @@ SECONDS  ?= 60
 MULTIARCH ?= $(shell dpkg-architecture -qDEB_HOST_MULTIARCH 2>/dev/null || $(CC) -print-multiarch)
 LIBDIR   := $(PREFIX)/lib/$(MULTIARCH)/uwt
 RELEASE  := target/release
-WRAPPERS := $(wildcard wrappers/*.toml)
+SHARE    := $(DESTDIR)$(PREFIX)/share
 
 # Build paths must not end up in a library that lives in every process.
 export RUSTFLAGS := --remap-path-prefix=$(CURDIR)=uwt --remap-path-prefix=$(HOME)/.cargo=cargo $(RUSTFLAGS)
 
-.PHONY: build demo test check unit behaviour bench fuzz miri install clean deps-build deps-test
+.PHONY: vendor package package-unit test-package build demo test check unit behaviour bench fuzz miri install clean deps-build deps-test
+
+# Where crates come from: a vendor/ folder if there is one (`make vendor`), and then nothing is fetched.
+ifneq ($(wildcard vendor/.),)
+CARGO := cargo --offline --config 'source.crates-io.replace-with="vendored"' --config 'source.vendored.directory="vendor"'
+else
+CARGO := cargo
+endif
 
 build: deps-build
-	cargo build --release --locked
+	$(CARGO) build --release --locked
 
 demo: build
 	sh tests/install-deps.sh demo
@@ -55,6 +62,18 @@ fuzz:
 miri:
 	sh tests/miri.sh
 
+# For a build without network, as Debian's build daemons do it.
+vendor:
+	cargo vendor --locked --quiet vendor >/dev/null
+
+# What debian/rules runs as the package's own tests.
+package-unit:
+	$(CARGO) test --locked -p uwt-core -p uwt-bin
+
+# uwt_*.deb, in target/package. Its build folder is a clone: dpkg-buildpackage writes into debian/ and beside the tree.
+package: build
+	sh tests/package.sh
+
 deps-build:
 	sh tests/install-deps.sh build
 
@@ -65,8 +84,16 @@ install:
 	install -D -m 0755 $(RELEASE)/uwt $(DESTDIR)$(PREFIX)/bin/uwt
 	install -D -m 0755 $(RELEASE)/uwtctl $(DESTDIR)$(PREFIX)/bin/uwtctl
 	install -D -m 0644 $(RELEASE)/libtorshim.so $(DESTDIR)$(LIBDIR)/libtorshim.so
-	for f in etc/uwt.d/*.toml; do \
-		install -D -m 0644 $$f $(DESTDIR)/etc/uwt.d/$$(basename $$f) || exit 1; \
+	install -D -m 0755 etc/libexec/divert $(DESTDIR)$(PREFIX)/libexec/uwt/divert
+	install -D -m 0644 -t $(DESTDIR)/etc/uwt.d etc/uwt.d/*.toml
+	install -D -m 0644 -t $(DESTDIR)/etc/profile.d etc/profile.d/*
+	install -D -m 0644 -t $(SHARE)/man/man1 docs/man/*.1
+	install -D -m 0644 -t $(SHARE)/man/man5 docs/man/*.5
+	install -D -m 0644 -t $(SHARE)/man/man8 docs/man/*.8
+	for c in uwt uwtctl; do \
+		install -D -m 0644 etc/completions/$$c.bash $(SHARE)/bash-completion/completions/$$c && \
+		install -D -m 0644 etc/completions/$$c.zsh $(SHARE)/zsh/vendor-completions/_$$c && \
+		install -D -m 0644 etc/completions/$$c.fish $(SHARE)/fish/vendor_completions.d/$$c.fish || exit 1; \
 	done
 
 clean:

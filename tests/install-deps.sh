@@ -1,21 +1,23 @@
 #!/bin/sh
-# Installs Debian packages that a step needs and that are missing. Usage: install-deps.sh build|demo|test
+# Installs Debian packages that a step needs and that are missing. Usage: install-deps.sh build|demo|package|test
 #
 # Asks apt only when something is missing, so that a machine that has everything needs no network.
 set -eu
 
 build='gcc libc6-dev'
 demo="$build tor iproute2 curl wget python3 git busybox-static util-linux procps"
-test="$demo shellcheck torsocks proxychains4 wget openssh-server python3 perl busybox-static musl-tools
-    gcc-multilib golang-go iputils-ping netcat-openbsd gnupg dirmngr apt-utils dpkg-dev libcap2-bin
-    nodejs passwd file binutils"
+package="$build debhelper dpkg-dev git"
+test="$demo $package shellcheck torsocks proxychains4 wget openssh-server python3 perl busybox-static musl-tools
+    gcc-multilib golang-go iputils-ping netcat-openbsd gnupg dirmngr apt-utils libcap2-bin
+    nodejs passwd file binutils mmdebstrap lintian piuparts"
 
 case "${1:-}" in
     build) wanted=$build ;;
     demo) wanted=$demo ;;
+    package) wanted=$package ;;
     test) wanted=$test ;;
     *)
-        echo "usage: install-deps.sh build|demo|test" >&2
+        echo "usage: install-deps.sh build|demo|package|test" >&2
         exit 2
         ;;
 esac

@@ -7,11 +7,13 @@
 use crate::target::Entry;
 use crate::{real, state, sys};
 use core::ffi::{CStr, c_char};
+use uwt_core::proxy_url;
 
 type Strings = *const *const c_char;
 
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 const HANDOFF: &[u8] = b"UWT_HANDOFF=";
+const PROXY: &[u8] = b"ALL_PROXY=";
 
 /// How many variables fit without mapping memory.
 const FEW: usize = 512;
@@ -61,8 +63,8 @@ impl Environment {
         }
     }
 
-    /// Takes `envp` and puts back what it lacks; for a program that cannot load the shim, takes the shim out of
-    /// LD_PRELOAD. Gives the array to pass on, which lives as long as `self`; null without memory.
+    /// Takes `envp` and puts back what it lacks; for a program that runs without the shim, takes the shim out of
+    /// LD_PRELOAD, for a released one the rest of the run too. Gives the array to pass on, which lives as long as `self`; null without memory.
     ///
     /// # Safety
     /// `envp` must be null or an array of C strings that ends with null, alive as long as `self` is.
@@ -87,7 +89,8 @@ impl Environment {
                 }
             });
         }
-        let bare = entry == Entry::Bare;
+        let bare = entry != Entry::Shimmed;
+        let released = entry == Entry::Released;
         if (preload || shim.is_empty()) && (handoff || wanted.is_none()) && !envp.is_null() && !bare
         {
             self.original = envp;
@@ -102,9 +105,15 @@ impl Environment {
         // SAFETY: the caller's; `list` has room for `count` + 3, the strings are the caller's.
         unsafe {
             each(envp, |s| {
+                let ours = s.to_bytes().starts_with(HANDOFF);
+                let proxy = s.to_bytes().strip_prefix(PROXY);
                 if s.to_bytes().starts_with(PRELOAD) {
                     old = s.as_ptr();
-                } else if !s.to_bytes().starts_with(HANDOFF) || handoff {
+                } else if released
+                    && (ours || proxy.is_some_and(|v| v.starts_with(proxy_url::OURS.as_bytes())))
+                {
+                    // It is to know nothing of the run.
+                } else if !ours || handoff {
                     *list.add(n) = s.as_ptr();
                     n += 1;
                 }
@@ -114,7 +123,7 @@ impl Environment {
                 *list.add(n) = preload;
                 n += 1;
             }
-            if let (false, Some(v)) = (handoff, state.variable()) {
+            if let (false, false, Some(v)) = (released, handoff, state.variable()) {
                 *list.add(n) = v.as_ptr();
                 n += 1;
             }

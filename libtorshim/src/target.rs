@@ -14,6 +14,10 @@ use uwt_core::errno::Errno;
 /// The longest path, with its NUL (PATH_MAX).
 pub const PATH_MAX: usize = 4096;
 
+/// The package's prerm script leaves it when uwt is removed by a command that runs under the shim (`apt-get remove uwt`
+/// with a wrapped apt-get): what dpkg has still to start after the shim's file is gone runs without it.
+const REMOVED: &CStr = c"/run/uwt/removed";
+
 /// How deep `#!` lines may nest (Linux).
 const SHEBANG_DEPTH: usize = 5;
 
@@ -51,6 +55,8 @@ pub enum Entry {
     Shimmed,
     /// Without: it could not be loaded, and the kernel holds the program.
     Bare,
+    /// Without, and without the handoff: the configuration names it (`release`), or uwt is being removed.
+    Released,
 }
 
 /// The shim cannot enter, for this reason: the program is not started, unless the kernel holds it.
@@ -172,6 +178,11 @@ fn shim_in_sight() -> Result<Entry, Errno> {
     if state.held() {
         return Ok(Entry::Bare);
     }
+    if sys::stat(REMOVED)
+        .is_ok_and(|st| st.st_uid == 0 && st.st_mode & (libc::S_IFMT | 0o022) == libc::S_IFREG)
+    {
+        return Ok(Entry::Released);
+    }
     log::refused!(
         "nothing is started: {} cannot be seen from here (chroot, container?), so programs would run without it",
         log::Shown(handoff.shim)
@@ -182,6 +193,9 @@ fn shim_in_sight() -> Result<Entry, Errno> {
 /// Looks at an open descriptor that is to be executed (fexecve(3)), `#!` lines included.
 pub fn check_fd(fd: Fd, shown: &[u8]) -> Result<Entry, Errno> {
     let sight = shim_in_sight()?;
+    if sight == Entry::Released {
+        return Ok(sight);
+    }
     let mut head = [0u8; 256];
     let entry = match judge(fd, shown, &mut head)? {
         Judged::Script(n) => check_interpreter(&head, n, shown, 1)?,
@@ -191,7 +205,28 @@ pub fn check_fd(fd: Fd, shown: &[u8]) -> Result<Entry, Errno> {
 }
 
 fn both(a: Entry, b: Entry) -> Entry {
-    if a == Entry::Bare { a } else { b }
+    if a == Entry::Shimmed { b } else { a }
+}
+
+/// Whether the handoff names this program as one that is started without the shim: the same name and the same file, by
+/// whatever path. One program under many names (busybox) is released under that name alone.
+fn released(path: &CStr) -> bool {
+    let state = state::get();
+    let list = state.handoff().map_or(&b""[..], |h| h.release);
+    if list.is_empty() || state.held() {
+        return false;
+    }
+    let name = |p: &[u8]| p.rsplit(|b| *b == b'/').next().map(<[u8]>::len);
+    let ours = path.to_bytes();
+    list.split(|b| *b == b':').any(|listed| {
+        let n = name(listed).unwrap_or(0);
+        if name(ours) != Some(n) || !ours.ends_with(&listed[listed.len() - n..]) {
+            return false;
+        }
+        let file = |p: &CStr| sys::stat(p).map(|st| (st.st_dev, st.st_ino)).ok();
+        let there = Path::join(&[listed]).and_then(|p| file(p.get()));
+        there.is_some() && there == file(path)
+    })
 }
 
 fn check_interpreter(
@@ -246,7 +281,13 @@ fn check_at(path: &CStr, depth: usize) -> Result<Entry, Errno> {
 /// # Safety
 /// `argv` must be null or an array of C strings that ends with null.
 pub unsafe fn check(path: &CStr, argv: *const *const libc::c_char) -> Result<Entry, Errno> {
+    if released(path) {
+        return Ok(Entry::Released);
+    }
     let sight = shim_in_sight()?;
+    if sight == Entry::Released {
+        return Ok(sight);
+    }
     let mut entry = check_at(path, 0)?;
     if elf::is_glibc_loader(path.to_bytes()) {
         // SAFETY: the caller's.

@@ -35,8 +35,19 @@ pub struct Value {
 pub struct Parsed {
     /// Its settings, in order.
     pub values: Vec<Value>,
-    /// Programs that stand behind a command (`aptitude` -> `aptitude-curses`), per command.
-    pub programs: Vec<(String, String)>,
+    /// Which commands have a wrapper, in order: the last word on each counts.
+    pub wrappers: Vec<WrapperEntry>,
+}
+
+/// `[command.NAME] wrapped = ...`
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct WrapperEntry {
+    /// The command.
+    pub command: String,
+    /// The file that is diverted, absolute; `None`: it has no wrapper.
+    pub path: Option<String>,
+    /// Where that was decided.
+    pub origin: Origin,
 }
 
 /// All settings for one command, each with where it came from.
@@ -127,7 +138,7 @@ impl Reader<'_> {
             DeValue::Boolean(b) => Some(b.to_string()),
             _ => None,
         };
-        let is_list = matches!(s.key, Key::Ports | Key::UnixAllow);
+        let is_list = matches!(s.key, Key::Ports | Key::UnixAllow | Key::Release);
         let text = match v {
             DeValue::Array(a) if is_list => {
                 let words: Option<Vec<String>> = a.iter().map(|v| scalar(v.get_ref())).collect();
@@ -154,11 +165,41 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// `true` stands for /usr/bin/NAME.
+    fn wrapped(&mut self, command: &str, v: &DeValue<'_>, byte: usize) -> Result<()> {
+        let origin = self.at(byte);
+        let path = match v {
+            DeValue::Boolean(on) => Some(on.then(|| format!("/usr/bin/{command}"))),
+            DeValue::String(path) => Some(Some(path.to_string())),
+            _ => None,
+        };
+        let named = |p: &str| {
+            let file = Path::new(p);
+            file.is_absolute()
+                && file.file_name().is_some_and(|n| n == command)
+                && !p.contains(char::is_whitespace)
+        };
+        let whole = |p: &Option<String>| p.as_deref().is_none_or(named);
+        let Some(path) = path.filter(whole) else {
+            return Err(Refusal::new(
+                format!("{origin}: bad value for \"wrapped\""),
+                format!("it takes true, false, or the absolute path of a file called {command:?}"),
+                "",
+            ));
+        };
+        self.out.wrappers.push(WrapperEntry {
+            command: command.to_owned(),
+            path,
+            origin,
+        });
+        Ok(())
+    }
+
     fn table(&mut self, prefix: &str, command: Option<&str>, table: &DeTable<'_>) -> Result<()> {
         for (key, value) in table {
             let name = format!("{prefix}{}", key.get_ref());
             let byte = key.span().start;
-            let known = || ALL.iter().map(|s| s.name).chain(["command", "program"]);
+            let known = || ALL.iter().map(|s| s.name).chain(["command", "wrapped"]);
             match (value.get_ref(), command) {
                 (DeValue::Table(commands), None) if name == "command" => {
                     for (c, t) in commands {
@@ -177,9 +218,7 @@ impl Reader<'_> {
                 {
                     self.table(&format!("{name}."), command, t)?;
                 }
-                (DeValue::String(p), Some(c)) if name == "program" => {
-                    self.out.programs.push((c.to_owned(), p.to_string()));
-                }
+                (v, Some(c)) if name == "wrapped" => self.wrapped(c, v, byte)?,
                 (v, _) => match setting::by_name(&name) {
                     Some(s) => self.value(s, command, v, byte)?,
                     None => return Err(self.unknown(byte, &name, known())),
@@ -294,11 +333,22 @@ pub fn from_files(command: Option<&str>, extra: Option<&Path>) -> Result<Parsed>
     let mut all = Parsed::default();
     let mut add = |p: Parsed| {
         all.values.extend(p.values);
-        all.programs.extend(p.programs);
+        all.wrappers.extend(p.wrappers);
     };
     for (name, text) in wrapped::FILES {
         if command.is_none_or(|c| c == *name) {
-            add(parse(&format!("built-in wrappers/{name}.toml"), text)?);
+            let file = format!("built-in wrappers/{name}.toml");
+            let parsed = parse(&file, text)?;
+            let wrapped = Parsed {
+                values: Vec::new(),
+                wrappers: vec![WrapperEntry {
+                    command: (*name).to_owned(),
+                    path: Some(format!("/usr/bin/{name}")),
+                    origin: file,
+                }],
+            };
+            add(wrapped);
+            add(parsed);
         }
     }
     for folder in folders() {
@@ -427,6 +477,9 @@ mod tests {
             ("localhost.ports = 80", ["f:1", "at most 64"]),
             ("a b", ["f:1", "not TOML"]),
             ("command = 1", ["f:1", "command"]),
+            ("[command.curl]\nwrapped = 1", ["f:2", "absolute path"]),
+            ("[command.curl]\nwrapped = '/bin/wget'", ["f:2", "\"curl\""]),
+            ("[command.curl]\nrelease = ['x']", ["f:2", "absolute"]),
         ] {
             let message = parse("f", text).expect_err(text).to_string();
             assert!(

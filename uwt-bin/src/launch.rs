@@ -1,6 +1,6 @@
 //! Does what was planned: hands the policy over and becomes the command.
 
-use crate::invocation::{DIVERTED, Invocation};
+use crate::invocation::{self, DIVERTED, Invocation, Wrapped};
 use crate::plan::{self, COUNTER, How, Plan};
 use crate::refusal::{EXIT_NOT_EXECUTABLE, EXIT_NOT_FOUND, Refusal, Result};
 use crate::run::{self, Run};
@@ -9,7 +9,6 @@ use crate::target::{self, Target};
 use crate::{broker, cli, config, inherited, level, netns, process, shim};
 use std::ffi::{CString, OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use uwt_core::handoff::{self, Handoff, HandoffError};
 use uwt_core::isolation::{self, Connection, Isolation};
@@ -34,7 +33,8 @@ impl Caller {
         }
     }
 
-    fn variable(&self, name: &str) -> Option<&OsStr> {
+    /// A variable of its environment.
+    pub fn variable(&self, name: &str) -> Option<&OsStr> {
         let found = self.environment.iter().find(|(n, _)| n == name);
         found.map(|(_, v)| v.as_os_str())
     }
@@ -46,9 +46,15 @@ pub fn plan_request(caller: &Caller, request: &cli::Request) -> Result<Plan> {
         .command
         .first()
         .map_or(OsStr::new(""), |c| c.as_os_str());
+    let mut target = target::find(command, caller.variable("PATH"))?;
     let name = Path::new(command).file_name().unwrap_or(command);
     let name = name.to_string_lossy();
-    let name = name.strip_suffix(DIVERTED).unwrap_or(&name).to_owned();
+    let mut name = name.strip_suffix(DIVERTED).unwrap_or(&name).to_owned();
+    // `uwt curl` with a wrapped curl: the wrapper would only find itself inside uwt again.
+    if let Some(w) = invocation::wrapped(&target.path).filter(|w| w.command != "uwt") {
+        target = behind(&w)?;
+        name = w.command;
+    }
     let extra = request
         .config
         .clone()
@@ -57,42 +63,18 @@ pub fn plan_request(caller: &Caller, request: &cli::Request) -> Result<Plan> {
     let mut late = config::from_environment(&caller.environment)?;
     late.extend(request.values.iter().cloned());
     let effective = config::effective(&name, &files, &late)?;
-    let target = target::find(command, caller.variable("PATH"))?;
-    // `uwt curl` with a wrapped curl: the wrapper would only find itself inside uwt again.
-    let target = real_behind(target);
     finish(caller, target, request.command.clone(), effective, None)
 }
 
-/// Where the launcher itself stands under a command's name, the diverted command is the target.
-fn real_behind(target: Target) -> Target {
-    let file = |path: &Path| {
-        let m = std::fs::metadata(path).ok()?;
-        Some((m.dev(), m.ino()))
-    };
-    let me = file(Path::new("/proc/self/exe"));
-    let is_me = me.is_some() && file(&target.path) == me;
-    let mut diverted = target.path.clone().into_os_string();
-    diverted.push(DIVERTED);
-    let diverted = PathBuf::from(diverted);
-    if is_me && diverted.exists() {
-        Target { path: diverted }
-    } else {
-        target
-    }
-}
-
-/// Plans what the wrapper of `command` does.
-pub fn plan_wrapper(caller: &Caller, command: &OsStr) -> Result<Plan> {
-    let name = command.to_string_lossy().into_owned();
+/// Plans what a wrapper does.
+pub fn plan_wrapper(caller: &Caller, wrapper: &Wrapped) -> Result<Plan> {
+    let name = &wrapper.command;
     let extra = caller.variable("UWT_CONFIG").map(PathBuf::from);
-    let files = config::from_files(Some(&name), extra.as_deref())?;
+    let files = config::from_files(Some(name), extra.as_deref())?;
     let late = config::from_environment(&caller.environment)?;
-    let effective = config::effective(&name, &files, &late)?;
+    let effective = config::effective(name, &files, &late)?;
     let counter = plan::count(caller.variable(COUNTER), effective.settings.nested_max)?;
-    let program = files.programs.iter().rev().find(|(c, _)| *c == name);
-    let program = program.map_or(name.clone(), |(_, p)| p.clone());
-    let argv0 = caller.arguments.first().cloned().unwrap_or_default();
-    let target = diverted(&argv0, &program, caller.variable("PATH"))?;
+    let target = behind(wrapper)?;
     finish(
         caller,
         target,
@@ -102,19 +84,18 @@ pub fn plan_wrapper(caller: &Caller, command: &OsStr) -> Result<Plan> {
     )
 }
 
-/// The diverted command: beside the wrapper if `argv[0]` is a path, else along PATH.
-fn diverted(argv0: &OsStr, program: &str, search: Option<&OsStr>) -> Result<Target> {
-    let file = OsString::from(format!("{program}{DIVERTED}"));
-    if argv0.as_bytes().contains(&b'/') {
-        let beside = Path::new(argv0).with_file_name(&file);
-        if beside.exists() {
-            return target::find(beside.as_os_str(), None);
-        }
-    }
-    target::find(&file, search).map_err(|r| Refusal {
-        fix: format!("install the package that has {program}; without it there is nothing to run"),
-        ..r
-    })
+/// The command that was diverted.
+fn behind(wrapper: &Wrapped) -> Result<Target> {
+    let command = &wrapper.command;
+    let Some(path) = &wrapper.target else {
+        return Err(Refusal::new(
+            format!("{command}{DIVERTED}: command not found"),
+            "this is its wrapper, and it is not installed",
+            format!("install the package that has {command}; without it there is nothing to run"),
+        )
+        .with_exit(EXIT_NOT_FOUND));
+    };
+    target::find(path.as_os_str(), None)
 }
 
 fn finish(
@@ -126,7 +107,9 @@ fn finish(
 ) -> Result<Plan> {
     let dev = plan::dev_passthrough(caller.variable("UWT_DEV_PASSTHROUGH"));
     let s = &effective.settings;
-    let how = plan::how(&target.path, &arguments, s.passthrough, dev, s.enabled);
+    // `enabled` is for wrappers: who types `uwt` wants Tor, and so does a run that a wrapper is part of.
+    let enabled = s.enabled || counter.is_none() || run::joined(|_| ()).is_some();
+    let how = plan::how(&arguments, s.passthrough, dev, enabled);
     let (mut shim_path, mut held) = (None, None);
     if how == How::Carried {
         let path = shim::find()?;
@@ -318,14 +301,20 @@ fn handoff_for(plan: &Plan, shim: &Path) -> Result<Vec<u8>> {
     let s = &plan.effective.settings;
     let ports: Vec<u8> = s.ports.iter().flat_map(|p| p.to_be_bytes()).collect();
     let unix_allow = s.unix_allow.join(":");
+    let release = s.release.join(":");
     let native_proxy = s.native_proxy;
     let joined = run::joined(|outer| {
         let explicit = plan.effective.origins.iter().any(|o| o.1.starts_with("--"));
         if explicit {
             return None;
         }
+        let release = match release.as_bytes() {
+            b"" => outer.release,
+            own => own,
+        };
         let inner = Handoff {
             native_proxy,
+            release,
             ..*outer
         };
         Some(encode(&inner))
@@ -360,6 +349,7 @@ fn handoff_for(plan: &Plan, shim: &Path) -> Result<Vec<u8>> {
         names,
         netns: level::inode(plan.held.as_ref()),
         shim: shim.as_os_str().as_bytes(),
+        release: release.as_bytes(),
         timeout_ms: s.timeout_ms,
         native_proxy: s.native_proxy,
         log: s.log,
@@ -529,7 +519,7 @@ pub fn plan(
     request: Option<&cli::Request>,
 ) -> Result<Plan> {
     match (invocation, request) {
-        (Invocation::Wrapper { command }, _) => plan_wrapper(caller, command),
+        (Invocation::Wrapper(wrapper), _) => plan_wrapper(caller, wrapper),
         (Invocation::Uwt, Some(request)) => plan_request(caller, request),
         (Invocation::Uwt, None) => Err(Refusal::new("no command", "", "see uwt --help")),
     }

@@ -7,6 +7,7 @@
 //! | [`config`] | the layers of configuration, each value with where it came from |
 //! | [`setting`] | which settings there are, what they take, what they default to |
 //! | [`wrapped`] | the commands that are wrapped as shipped |
+//! | [`wrappers`] | which commands have a wrapper on this machine, and changing that |
 //! | [`invocation`] | how the launcher was called: as itself, or under a wrapped command's name |
 //! | [`passthrough`] | which commands are for loopback, and run without the shim |
 //! | [`target`] | finds the command and proves that the shim will load into it |
@@ -40,3 +41,4 @@ pub mod setting;
 pub mod shim;
 pub mod target;
 pub mod wrapped;
+pub mod wrappers;

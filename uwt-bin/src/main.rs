@@ -29,9 +29,11 @@ fn refuse(r: &Refusal) -> u8 {
 
 fn run() -> u8 {
     let caller = Caller::this();
-    let invocation = invocation::from_argv0(caller.arguments.first().map(|a| a.as_os_str()));
+    let argv0 = caller.arguments.first().map(|a| a.as_os_str());
+    let executed = invocation::executed();
+    let invocation = invocation::tell(argv0, executed.as_deref(), caller.variable("PATH"));
     let request = match invocation {
-        Invocation::Wrapper { .. } => None,
+        Invocation::Wrapper(_) => None,
         Invocation::Uwt => match cli::parse(caller.arguments.clone()) {
             Ok(Ok(request)) => Some(request),
             Ok(Err(r)) => return refuse(&r),

@@ -1,7 +1,6 @@
 //! What would be done with a command, and why. Made before anything is done; `--explain` prints it.
 
 use crate::config::Effective;
-use crate::invocation::DIVERTED;
 use crate::level::Held;
 use crate::refusal::{EXIT_NESTED, Refusal, Result};
 use crate::setting::{Address, Key, Passthrough};
@@ -9,8 +8,7 @@ use crate::target::Target;
 use crate::{passthrough, setting};
 use std::ffi::{OsStr, OsString};
 use std::fmt::Write;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// What becomes of the command.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -65,22 +63,9 @@ pub fn dev_passthrough(value: Option<&OsStr>) -> bool {
 }
 
 /// Whether, and why, the command runs without the shim.
-pub fn how(
-    target: &Path,
-    arguments: &[OsString],
-    passthrough: Passthrough,
-    dev: bool,
-    enabled: bool,
-) -> How {
+pub fn how(arguments: &[OsString], passthrough: Passthrough, dev: bool, enabled: bool) -> How {
     if dev {
         return How::Plain("UWT_DEV_PASSTHROUGH=1");
-    }
-    if target.as_os_str().as_bytes().ends_with(DIVERTED.as_bytes())
-        && arguments
-            .first()
-            .is_some_and(|a| a.as_bytes().ends_with(DIVERTED.as_bytes()))
-    {
-        return How::Plain("the diverted command was called by its own name");
     }
     if !enabled {
         return How::Plain("enabled = false");
@@ -175,6 +160,7 @@ pub fn show(e: &Effective, key: Key) -> String {
             .collect::<Vec<_>>()
             .join(" "),
         Key::UnixAllow => s.unix_allow.join(" "),
+        Key::Release => s.release.join(" "),
         Key::Log => lower(&s.log),
         Key::LogFile => s.log_file.clone(),
         Key::NestedMax => s.nested_max.to_string(),
@@ -200,32 +186,24 @@ mod tests {
 
     #[test]
     fn what_runs_without_the_shim() {
-        let t = Path::new("/usr/bin/curl");
         let args = |a: &[&str]| a.iter().map(OsString::from).collect::<Vec<_>>();
         let local = args(&["curl", "http://127.0.0.1/"]);
         assert_eq!(
-            how(t, &local, Passthrough::Connection, false, true),
+            how(&local, Passthrough::Connection, false, true),
             How::Carried
         );
         assert!(matches!(
-            how(t, &local, Passthrough::Command, false, true),
+            how(&local, Passthrough::Command, false, true),
             How::Plain(_)
         ));
-        assert_eq!(how(t, &local, Passthrough::Off, false, true), How::Carried);
+        assert_eq!(how(&local, Passthrough::Off, false, true), How::Carried);
         assert!(matches!(
-            how(t, &local, Passthrough::Off, true, true),
+            how(&local, Passthrough::Off, true, true),
             How::Plain(_)
         ));
-        let orig = Path::new("/usr/bin/curl.anondist-orig");
-        let direct = args(&["curl.anondist-orig", "x"]);
         assert!(matches!(
-            how(orig, &direct, Passthrough::Off, false, true),
+            how(&local, Passthrough::Off, false, false),
             How::Plain(_)
         ));
-        let wrapped = args(&["curl", "x"]);
-        assert_eq!(
-            how(orig, &wrapped, Passthrough::Off, false, true),
-            How::Carried
-        );
     }
 }

@@ -2,7 +2,7 @@
 //! `UWT_*` variables, options, `config show` and `--explain`.
 
 use std::net::IpAddr;
-use uwt_core::handoff::{Dns, LogLevel, PORTS_MAX, UNIX_PATH_MAX};
+use uwt_core::handoff::{Dns, LogLevel, PORTS_MAX, RELEASE_MAX, UNIX_PATH_MAX};
 use uwt_core::isolation::Scope;
 use uwt_core::route::{Bind, Inbound};
 
@@ -37,6 +37,8 @@ pub enum Key {
     Ports,
     /// Unix sockets that are reached all the same.
     UnixAllow,
+    /// Programs that are started without the shim.
+    Release,
     /// How much is logged.
     Log,
     /// Where to.
@@ -85,6 +87,7 @@ settings! {
     Passthrough "localhost.passthrough" "UWT_LOCALHOST_PASSTHROUGH" "connection" "connection, command or off";
     Ports "localhost.ports" "UWT_LOCALHOST_PORTS" "" "TCP and UDP ports, at most 64";
     UnixAllow "unix.allow" "UWT_UNIX_ALLOW" "" "absolute paths of unix sockets";
+    Release "release" "UWT_RELEASE" "" "absolute paths of programs, at most 16";
     Log "log" "UWT_LOG" "refusals" "silent, refusals or debug";
     LogFile "log_file" "UWT_LOG_FILE" "" "an absolute path; empty: standard error";
     NestedMax "nested_max" "UWT_NESTED_MAX" "10" "1 to 100";
@@ -161,6 +164,8 @@ pub struct Settings {
     pub ports: Vec<u16>,
     /// See [`Key::UnixAllow`].
     pub unix_allow: Vec<String>,
+    /// See [`Key::Release`].
+    pub release: Vec<String>,
     /// See [`Key::Log`].
     pub log: LogLevel,
     /// See [`Key::LogFile`].
@@ -200,6 +205,7 @@ impl Settings {
             passthrough: Passthrough::Connection,
             ports: Vec::new(),
             unix_allow: Vec::new(),
+            release: Vec::new(),
             log: LogLevel::Refusals,
             log_file: String::new(),
             nested_max: 10,
@@ -282,12 +288,9 @@ impl Settings {
                     .collect();
                 self.ports = ports.filter(|p| p.len() <= PORTS_MAX)?;
             }
-            Key::UnixAllow => {
-                let paths: Vec<String> = words(text).map(str::to_owned).collect();
-                if paths.iter().any(|p| !absolute(p) || p.contains(':')) {
-                    return None;
-                }
-                self.unix_allow = paths;
+            Key::UnixAllow => self.unix_allow = paths(text)?,
+            Key::Release => {
+                self.release = paths(text).filter(|p| p.len() <= RELEASE_MAX)?;
             }
             Key::Log => {
                 let table = [
@@ -320,6 +323,13 @@ impl Settings {
     }
 }
 
+/// Absolute paths without a colon, which separates them in the handoff.
+fn paths(text: &str) -> Option<Vec<String>> {
+    let paths: Vec<String> = words(text).map(str::to_owned).collect();
+    let whole = |p: &String| absolute(p) && !p.contains(':');
+    paths.iter().all(whole).then_some(paths)
+}
+
 fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split([' ', ',']).filter(|w| !w.is_empty())
 }
@@ -350,6 +360,7 @@ mod tests {
             (Key::Level, "strong"),
             (Key::Ports, "80 http"),
             (Key::UnixAllow, "run/x"),
+            (Key::Release, "systemctl"),
             (Key::LogFile, "log"),
             (Key::NestedMax, "0"),
             (Key::Enabled, "yes"),

@@ -13,14 +13,21 @@ use uwt_bin::migrate::Migrated;
 use uwt_bin::netns::Namespace;
 use uwt_bin::plan::show;
 use uwt_bin::refusal::{EXIT_REFUSED, Refusal, Result};
-use uwt_bin::setting::{self, Address};
-use uwt_bin::shim;
+use uwt_bin::setting::{self, Address, Key};
+use uwt_bin::{shim, wrappers};
 
 fn grammar() -> Command {
-    let json = Arg::new("json")
-        .long("json")
-        .action(ArgAction::SetTrue)
-        .help("For programs");
+    let json = || {
+        Arg::new("json")
+            .long("json")
+            .action(ArgAction::SetTrue)
+            .help("For programs")
+    };
+    let wrapper = |name: &'static str, about: &'static str| {
+        Command::new(name)
+            .about(about)
+            .arg(Arg::new("command").value_name("COMMAND").required(true))
+    };
     let command = Arg::new("command")
         .value_name("COMMAND")
         .help("As it holds for this command");
@@ -36,7 +43,7 @@ fn grammar() -> Command {
                 .subcommand(
                     Command::new("show")
                         .about("Every value, with the place it came from")
-                        .arg(json)
+                        .arg(json())
                         .arg(command),
                 )
                 .subcommand(Command::new("check").about("Whether every file can be used"))
@@ -50,6 +57,23 @@ fn grammar() -> Command {
                                 .value_parser(clap::value_parser!(PathBuf))
                                 .help("Instead of /etc/uwt.d/*.conf and /usr/local/etc/uwt.d/*.conf"),
                         ),
+                ),
+        )
+        .subcommand(
+            Command::new("wrappers")
+                .about("The commands that go through Tor when they are typed as always")
+                .subcommand_required(true)
+                .subcommand(
+                    Command::new("list")
+                        .about("How it stands with each, and where that was decided")
+                        .arg(json()),
+                )
+                .subcommand(wrapper("add", "Give COMMAND a wrapper"))
+                .subcommand(wrapper("remove", "Take its wrapper away"))
+                .subcommand(wrapper("enable", "Let its wrapper take COMMAND through Tor"))
+                .subcommand(wrapper("disable", "Let its wrapper run COMMAND in the clear"))
+                .subcommand(
+                    Command::new("apply").about("Put wrappers in place as the configuration says"),
                 ),
         )
         .subcommand(Command::new("status").about("Whether commands can be carried here"))
@@ -127,6 +151,116 @@ fn config_check() -> Result<String> {
         files.values.len(),
         commands.len()
     ))
+}
+
+fn yes(b: bool) -> &'static str {
+    if b { "yes" } else { "no" }
+}
+
+/// Gives the list and whether all is as it was decided.
+fn wrappers_list(json: bool) -> Result<(String, bool)> {
+    let rows = wrappers::list()?;
+    let mut out = String::new();
+    let shown = [
+        ("enabled", Key::Enabled),
+        ("isolate", Key::Isolate),
+        ("level", Key::Level),
+    ];
+    if json {
+        let rows: Vec<String> = rows
+            .iter()
+            .map(|r| {
+                let diverted = match &r.diverted {
+                    Ok(b) => b.to_string(),
+                    Err(other) => quoted(other),
+                };
+                let settings: Vec<String> = shown
+                    .iter()
+                    .map(|(n, key)| {
+                        let (v, o) = r.setting(*key);
+                        format!(
+                            "{}: {{\"value\": {}, \"origin\": {}}}",
+                            quoted(n),
+                            quoted(&v),
+                            quoted(o)
+                        )
+                    })
+                    .collect();
+                format!(
+                    "  {{\"command\": {}, \"path\": {}, \"present\": {}, \"diverted\": {diverted}, \"wrapper\": {}, \"wanted\": {{\"value\": {}, \"origin\": {}}}, {}}}",
+                    quoted(&r.command),
+                    quoted(&r.path),
+                    r.present,
+                    r.wrapper,
+                    r.wanted,
+                    quoted(&r.origin),
+                    settings.join(", ")
+                )
+            })
+            .collect();
+        let _ = writeln!(out, "[\n{}\n]", rows.join(",\n"));
+    } else {
+        let _ = writeln!(
+            out,
+            "{:<18}{:<28}{:<9}{:<10}{:<9}{:<13}{:<9}DECIDED BY",
+            "COMMAND", "PATH", "PRESENT", "DIVERTED", "ENABLED", "SCOPE", "LEVEL"
+        );
+        for r in &rows {
+            let diverted = match &r.diverted {
+                Ok(b) => yes(*b),
+                Err(other) => other,
+            };
+            let mut origins = vec![r.origin.clone()];
+            let (enabled, _) = r.setting(Key::Enabled);
+            for (name, key) in shown {
+                let (_, origin) = r.setting(key);
+                if origin != "default" {
+                    origins.push(format!("{name}: {origin}"));
+                }
+            }
+            let _ = writeln!(
+                out,
+                "{:<18}{:<28}{:<9}{diverted:<10}{:<9}{:<13}{:<9}{}",
+                r.command,
+                r.path,
+                yes(r.present),
+                yes(enabled == "true"),
+                r.setting(Key::Isolate).0,
+                r.setting(Key::Level).0,
+                origins.join("; ")
+            );
+        }
+        for r in rows.iter().filter(|r| !r.whole()) {
+            let _ = writeln!(
+                out,
+                "{}: {}",
+                r.command,
+                match (&r.diverted, r.wanted) {
+                    (Err(other), _) => format!("no wrapper: {other} diverts {}", r.path),
+                    (_, true) => "its wrapper is not in place: uwtctl wrappers apply".to_owned(),
+                    (_, false) => "its wrapper is still in place: uwtctl wrappers apply".to_owned(),
+                }
+            );
+        }
+    }
+    Ok((out, rows.iter().all(wrappers::Row::whole)))
+}
+
+fn wrappers_change(verb: &str, command: &str) -> Result<String> {
+    let (commands, what) = match verb {
+        "add" => {
+            let files = wrappers::add(command)?;
+            let shown = files.iter().map(|f| f.display().to_string());
+            (shown.collect(), "goes through Tor now")
+        }
+        "remove" => (wrappers::remove(command)?, "has no wrapper any more"),
+        "enable" => (wrappers::enable(command, true)?, "goes through Tor"),
+        _ => (
+            wrappers::enable(command, false)?,
+            "runs in the clear when it is typed alone",
+        ),
+    };
+    Ok(format!("{}: {what}\n", commands.join(", ")))
 }
 
 /// `*.conf` of the folders in which Whonix's uwt has them, in the order of their names.
@@ -272,6 +406,20 @@ fn main() -> ExitCode {
                 config_migrate(&files)
             }
             _ => config_check().map(|t| (t, true)),
+        },
+        Some(("wrappers", m)) => match m.subcommand() {
+            Some(("list", m)) => wrappers_list(m.get_flag("json")),
+            Some(("apply", _)) => wrappers::apply().map(|(n, done)| {
+                (
+                    format!("{n} commands have a wrapper when they are installed\n"),
+                    done,
+                )
+            }),
+            Some((verb, m)) => {
+                let command = m.get_one::<String>("command").map_or("", String::as_str);
+                wrappers_change(verb, command).map(|t| (t, true))
+            }
+            None => Ok((String::new(), false)),
         },
         Some(("status", _)) => Ok(status()),
         _ => Err(Refusal::new("no such subcommand", "", "see uwtctl --help")),

@@ -69,6 +69,8 @@ pub struct Handoff<'a> {
     pub netns: u64,
     /// Absolute path of libtorshim.so, as LD_PRELOAD names it.
     pub shim: &'a [u8],
+    /// Programs that are started without the shim: absolute paths, `:` between, at most [`RELEASE_MAX`].
+    pub release: &'a [u8],
     /// How long a connection may take to be made, in milliseconds. Never 0.
     pub timeout_ms: u32,
     /// Whether the program is told its proxy by environment (`ALL_PROXY`), with its own credentials.
@@ -321,6 +323,7 @@ impl<'a> Handoff<'a> {
         e.number("device", self.names.device);
         e.number("netns", self.netns);
         e.field("shim", self.shim);
+        e.field("release", self.release);
         e.number("timeout", u64::from(self.timeout_ms));
         e.field("native", word(&TABLE_BOOL, self.native_proxy));
         e.field("log", word(&TABLE_LOG, self.log));
@@ -418,6 +421,13 @@ impl<'a> Handoff<'a> {
             // LD_PRELOAD separates by either (ld.so(8)).
             return Err(HandoffError::Value("shim"));
         }
+        let release = d.field("release")?;
+        let paths = || release.split(|b| *b == b':');
+        if !release.is_empty()
+            && (paths().count() > RELEASE_MAX || paths().any(|p| p.first() != Some(&b'/')))
+        {
+            return Err(HandoffError::Value("release"));
+        }
         let timeout = d.number("timeout")?;
         let timeout_ms = u32::try_from(timeout).ok().filter(|t| *t > 0);
         let native_proxy = value(&TABLE_BOOL, d.field("native")?, "native")?;
@@ -446,6 +456,7 @@ impl<'a> Handoff<'a> {
             names,
             netns,
             shim,
+            release,
             timeout_ms: timeout_ms.ok_or(HandoffError::Value("timeout"))?,
             native_proxy,
             log,
@@ -464,6 +475,9 @@ impl Handoff<'_> {
 
 /// How many loopback ports a handoff can name.
 pub const PORTS_MAX: usize = 64;
+
+/// How many programs [`Handoff::release`] may name.
+pub const RELEASE_MAX: usize = 16;
 
 /// The longest path of a unix socket: sun_path less the final NUL (unix(7)).
 pub const UNIX_PATH_MAX: usize = 107;
@@ -498,6 +512,7 @@ mod tests {
                 device: 9,
             },
             shim: b"/usr/lib/x86_64-linux-gnu/uwt/libtorshim.so",
+            release: b"/usr/sbin/ldconfig:/usr/bin/systemctl",
             timeout_ms: 120_000,
             netns: 4_026_532_000,
             native_proxy: true,
