@@ -107,7 +107,8 @@ pub fn executed() -> Option<PathBuf> {
 /// The path comes first; it is no wrapper's where the launcher is a script's interpreter (`#!/usr/bin/git`): then
 /// `argv[0]` is.
 pub fn tell(argv0: Option<&OsStr>, executed: Option<&Path>, search: Option<&OsStr>) -> Invocation {
-    let by_path = executed.and_then(wrapped).filter(|w| w.command != "uwt");
+    let by_path = executed.and_then(wrapped);
+    let by_path = by_path.filter(|w| w.command != "uwt" && w.target.is_some());
     if let Some(wrapper) = by_path {
         return Invocation::Wrapper(wrapper);
     }
