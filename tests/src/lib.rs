@@ -10,6 +10,7 @@
 //! | [`dns`] | a resolver for Tor's exits |
 //! | [`tornet`] | a private, real Tor network |
 //! | [`control`] | Tor's control port |
+//! | [`root`] | a Debian system in a folder, in which the package is really installed |
 //! | [`bed`] | where the binaries under test and the scratch files are |
 
 pub mod bed;
@@ -17,6 +18,7 @@ pub mod control;
 pub mod dns;
 pub mod http;
 pub mod netns;
+pub mod root;
 pub mod run;
 pub mod sink;
 pub mod socks;

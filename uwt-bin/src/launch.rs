@@ -59,10 +59,7 @@ pub fn plan_request(caller: &Caller, request: &cli::Request) -> Result<Plan> {
         .config
         .clone()
         .or_else(|| caller.variable("UWT_CONFIG").map(PathBuf::from));
-    let files = config::from_files(Some(&name), extra.as_deref())?;
-    let mut late = config::from_environment(&caller.environment)?;
-    late.extend(request.values.iter().cloned());
-    let effective = config::effective(&name, &files, &late)?;
+    let effective = settings(caller, &name, extra, &request.values)?;
     finish(caller, target, request.command.clone(), effective, None)
 }
 
@@ -70,9 +67,7 @@ pub fn plan_request(caller: &Caller, request: &cli::Request) -> Result<Plan> {
 pub fn plan_wrapper(caller: &Caller, wrapper: &Wrapped) -> Result<Plan> {
     let name = &wrapper.command;
     let extra = caller.variable("UWT_CONFIG").map(PathBuf::from);
-    let files = config::from_files(Some(name), extra.as_deref())?;
-    let late = config::from_environment(&caller.environment)?;
-    let effective = config::effective(name, &files, &late)?;
+    let effective = settings(caller, name, extra, &[])?;
     let counter = plan::count(caller.variable(COUNTER), effective.settings.nested_max)?;
     let target = behind(wrapper)?;
     finish(
@@ -82,6 +77,27 @@ pub fn plan_wrapper(caller: &Caller, wrapper: &Wrapped) -> Result<Plan> {
         effective,
         Some(counter),
     )
+}
+
+/// Every layer's settings for a command. A command that is to run without uwt does so with a configuration that cannot
+/// be used, too: it may be what mends it.
+fn settings(
+    caller: &Caller,
+    name: &str,
+    extra: Option<PathBuf>,
+    options: &[config::Value],
+) -> Result<config::Effective> {
+    if dev_passthrough(caller) {
+        return config::effective(name, &config::Parsed::default(), &[]);
+    }
+    let files = config::from_files(Some(name), extra.as_deref())?;
+    let mut late = config::from_environment(&caller.environment)?;
+    late.extend(options.iter().cloned());
+    config::effective(name, &files, &late)
+}
+
+fn dev_passthrough(caller: &Caller) -> bool {
+    plan::dev_passthrough(caller.variable("UWT_DEV_PASSTHROUGH"))
 }
 
 /// The command that was diverted.
@@ -105,7 +121,7 @@ fn finish(
     effective: config::Effective,
     counter: Option<u32>,
 ) -> Result<Plan> {
-    let dev = plan::dev_passthrough(caller.variable("UWT_DEV_PASSTHROUGH"));
+    let dev = dev_passthrough(caller);
     let s = &effective.settings;
     // `enabled` is for wrappers: who types `uwt` wants Tor, and so does a run that a wrapper is part of.
     let enabled = s.enabled || counter.is_none() || run::joined(|_| ()).is_some();

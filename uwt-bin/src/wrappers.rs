@@ -10,7 +10,7 @@ use crate::target::{self, Target};
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use toml_edit::{DocumentMut, Item, Table, value};
@@ -376,6 +376,14 @@ fn fit(path: &Path) -> Result<()> {
         return refuse(
             "its package is essential: dpkg's scripts need it as it is",
             "type uwt before the command",
+        );
+    }
+    // To root, a setuid program looks like any other; the wrapper is for everybody.
+    let mode = fs::metadata(path).map_or(0, |m| m.mode());
+    if mode & 0o6000 != 0 {
+        return refuse(
+            "it is setuid or setgid: the library would not be loaded into it",
+            "sudo uwt COMMAND holds what is started by it",
         );
     }
     let file = Target {
