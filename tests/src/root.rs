@@ -78,7 +78,10 @@ impl Root {
         mounted(&options, "overlay", &root.path)?;
         // Many programs look their machine's own name up.
         let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
-        fs::write(root.file("etc/hosts"), format!("127.0.0.1 localhost {name}"))?;
+        fs::write(
+            root.file("etc/hosts"),
+            format!("127.0.0.1 localhost {name}"),
+        )?;
         let resolver = format!("nameserver {RESOLVER}\noptions timeout:1 attempts:1\n");
         fs::write(root.file("etc/resolv.conf"), resolver)?;
         Ok(root)

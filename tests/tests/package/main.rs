@@ -1,7 +1,7 @@
 //! The Debian package, really installed, used, upgraded, interrupted, removed and purged in Debian systems of its own
 //! (`make test-package`). What leaves beside Tor is seen by the same sink as in the other tests.
 //!
-//! `UWT_TEST_EVERY_POINT=1` kills dpkg at each step instead of at some 30 of each operation.
+//! `UWT_TEST_EVERY_POINT=1` kills dpkg at each step instead of at some of each operation's.
 
 #[path = "../all/world.rs"]
 #[allow(dead_code)]
