@@ -88,22 +88,22 @@ fn swapped_or_local(fd: Fd, to: &Address) -> Verdict {
     local(to)
 }
 
-/// The path of a socket's file without links, `.`, `..` and what the working directory adds; `path` itself
-/// where there is no such file: connect(2) will say so.
-fn canonical<'a>(path: &'a [u8], buf: &'a mut [u8; 4096]) -> Result<&'a [u8], Errno> {
+/// The path of a socket's file without links, `.`, `..` and what the working directory adds; `path` itself, and
+/// false, where there is no such file.
+fn canonical<'a>(path: &'a [u8], buf: &'a mut [u8; 4096]) -> Result<(&'a [u8], bool), Errno> {
     let mut name = [0u8; 109];
     if let Some(slot) = name.get_mut(..path.len()) {
         slot.copy_from_slice(path);
     }
     let name = CStr::from_bytes_until_nul(&name).map_err(|_| Errno::EINVAL)?;
     let Ok(fd) = sys::open(name, libc::O_PATH, 0) else {
-        return Ok(path);
+        return Ok((path, false));
     };
     // proc(5): the link's text is the file's path, whatever way led there.
     let found = sys::descriptor_path(fd, buf);
     sys::close(fd);
     // Without /proc it cannot be told: fail closed.
-    found.map(|n| &buf[..n])
+    found.map(|n| (&buf[..n], true))
 }
 
 /// Whether the file of a socket was there before this run began: its daemon is not held by it.
@@ -131,7 +131,7 @@ pub fn local(to: &Address) -> Verdict {
     }
     let refuse = |r| refuse(format_args!("unix:{}", log::Shown(path)), r);
     let mut buf = [0; 4096];
-    let Ok(real) = canonical(path, &mut buf) else {
+    let Ok((real, there)) = canonical(path, &mut buf) else {
         return refuse(Refusal::DeniedUnix);
     };
     let Some(handoff) = state::get().handoff() else {
@@ -142,6 +142,8 @@ pub fn local(to: &Address) -> Verdict {
         };
     };
     match route::unix(&handoff.policy, real) {
+        // Programs ask whether there is a bus; where there is none, nothing was kept from them.
+        UnixRoute::Refuse(_) if !there => Verdict::Done(Err(Errno(libc::ENOENT))),
         UnixRoute::Refuse(r) => refuse(r),
         UnixRoute::OfThisRun if older_than_run(real, handoff.names.fd) => {
             refuse(Refusal::DaemonOutside)

@@ -14,6 +14,7 @@ type Strings = *const *const c_char;
 const PRELOAD: &[u8] = b"LD_PRELOAD=";
 const HANDOFF: &[u8] = b"UWT_HANDOFF=";
 const PROXY: &[u8] = b"ALL_PROXY=";
+const COUNTER: &[u8] = b"uwtwrapper_counter=";
 
 /// How many variables fit without mapping memory.
 const FEW: usize = 512;
@@ -105,13 +106,15 @@ impl Environment {
         // SAFETY: the caller's; `list` has room for `count` + 3, the strings are the caller's.
         unsafe {
             each(envp, |s| {
-                let ours = s.to_bytes().starts_with(HANDOFF);
-                let proxy = s.to_bytes().strip_prefix(PROXY);
-                if s.to_bytes().starts_with(PRELOAD) {
+                let bytes = s.to_bytes();
+                let ours = bytes.starts_with(HANDOFF);
+                let proxy = bytes.strip_prefix(PROXY).unwrap_or(b"");
+                let of_the_run = ours
+                    || bytes.starts_with(COUNTER)
+                    || proxy.starts_with(proxy_url::OURS.as_bytes());
+                if bytes.starts_with(PRELOAD) {
                     old = s.as_ptr();
-                } else if released
-                    && (ours || proxy.is_some_and(|v| v.starts_with(proxy_url::OURS.as_bytes())))
-                {
+                } else if released && of_the_run {
                     // It is to know nothing of the run.
                 } else if !ours || handoff {
                     *list.add(n) = s.as_ptr();
@@ -220,6 +223,28 @@ pub fn own() -> Strings {
     // SAFETY: reading a pointer that libc keeps valid; a program that changes it meanwhile races with
     // its own exec.
     unsafe { environ }
+}
+
+/// Takes the run out of the program's own environment: what libc starts by itself is to run without it.
+pub fn release_own() {
+    let mut e = Environment::new();
+    // SAFETY: `environ` is an array of C strings that ends with null.
+    let rest = unsafe { e.fill(own(), Entry::Released) };
+    let mut preload: *const c_char = core::ptr::null();
+    // SAFETY: what `fill` gives is such an array too; setenv(3) copies.
+    unsafe {
+        each(rest, |s| {
+            if s.to_bytes().starts_with(PRELOAD) {
+                preload = s.as_ptr().add(PRELOAD.len());
+            }
+        });
+        match preload.is_null() {
+            true => libc::unsetenv(c"LD_PRELOAD".as_ptr()),
+            false => libc::setenv(c"LD_PRELOAD".as_ptr(), preload, 1),
+        };
+        libc::unsetenv(c"UWT_HANDOFF".as_ptr());
+        libc::unsetenv(c"uwtwrapper_counter".as_ptr());
+    }
 }
 
 /// Before libc starts /bin/sh by itself (system(3), popen(3), wordexp(3)), with `environ`: puts the

@@ -15,8 +15,10 @@ type Strings = *const *const c_char;
 /// Whether libc may start /bin/sh for the program; puts the environment right.
 fn shell() -> Result<(), Errno> {
     // SAFETY: no arguments to look at.
-    unsafe { target::check(c"/bin/sh", core::ptr::null()) }?;
-    environment::restore_own();
+    match unsafe { target::check(c"/bin/sh", core::ptr::null()) }? {
+        Entry::Released => environment::release_own(),
+        Entry::Shimmed | Entry::Bare => environment::restore_own(),
+    }
     Ok(())
 }
 

@@ -68,7 +68,7 @@ fn probe(w: &World, suite: &str) -> Result {
         "setsid -w P",
         "nice -n 5 P",
         "perl -e 'exec {\"/usr/bin/uwt-probe\"} \"-login\", 1'",
-        "(umask 077; ulimit -n 256; P)",
+        "(umask 077; ulimit -n 1024; P)",
     ] {
         let script = |program: &str| {
             let call = call.replace("uwt-probe", program).replace('P', program);
