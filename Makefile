@@ -3,6 +3,7 @@
 #   make build              target/release/{uwt,uwtctl,libtorshim.so}, usable from there
 #   make demo               a private Tor network, real commands through it, their circuits
 #   make test               everything: format, lints, shell, docs, unit and behaviour tests
+#   make package            the Debian package, in target/package
 #   make bench              ratios against torsocks, proxychains4 and the bare command, in one run
 #   make fuzz [SECONDS=60]  each fuzz target for that long (needs a nightly toolchain)
 #   make install DESTDIR=   what the package installs
@@ -35,13 +36,13 @@ demo: build
 	cargo build --release --locked -p uwt-tests --bins
 	sh tests/demo.sh
 
-test: deps-test check unit behaviour
+test: deps-test check unit behaviour test-package
 
 # What can be said without running the programs.
 check: build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	shellcheck tests/*.sh .ci/run
+	shellcheck tests/*.sh .ci/run etc/libexec/divert etc/profile.d/*.sh etc/completions/*.bash debian/uwt.p* debian/tests/smoke
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
 	sh tests/check-shim.sh
 
@@ -51,7 +52,13 @@ unit: build
 
 # As root and, where root is, as an ordinary user too: root hides what setuid bits do.
 behaviour: build
-	cargo test --release --locked -p uwt-tests
+	cargo test --release --locked -p uwt-tests --bins --lib --test all --test corpora
+
+# The package, in Debian systems of its own; what Debian asks of it.
+test-package: deps-test package
+	sh tests/policy.sh
+	sh tests/roots.sh bookworm trixie
+	cargo test --release --locked -p uwt-tests --test package
 
 bench: deps-test build
 	cargo run --release --locked -p uwt-tests --bin uwt-bench
@@ -71,7 +78,7 @@ package-unit:
 	$(CARGO) test --locked -p uwt-core -p uwt-bin
 
 # uwt_*.deb, in target/package. Its build folder is a clone: dpkg-buildpackage writes into debian/ and beside the tree.
-package: build
+package:
 	sh tests/package.sh
 
 deps-build:

@@ -99,6 +99,25 @@ impl Root {
             .arg(script)
     }
 
+    /// Boots it with systemd as process 1, which runs a shell script, `-eu`, as a unit and ends with its exit status. What the
+    /// script says is in /root/said afterwards.
+    pub fn boot(&self, script: &str) -> io::Result<Run> {
+        const UNIT: &str = "[Unit]\nDefaultDependencies=no\nSuccessAction=exit-force\nFailureAction=exit-force\n\
+             FailureActionExitStatus=1\n[Service]\nType=oneshot\nExecStart=/bin/sh -eu /root/script\n\
+             StandardOutput=file:/root/said\nStandardError=file:/root/said\nTimeoutStartSec=infinity\n";
+        const ENTER: &str = "for t in proc sysfs:sys tmpfs:run tmpfs:dev cgroup2:sys/fs/cgroup; do \
+                 mount -t ${t%:*} none \"$0/${t#*:}\"; done && \
+             for n in null zero full random urandom tty; do touch \"$0/dev/$n\" && mount --bind /dev/$n \"$0/dev/$n\"; done && \
+             ln -s /proc/self/fd \"$0/dev/fd\" && mkdir \"$0/dev/shm\" && cd / && \
+             exec chroot \"$0\" env -i container=uwt-tests PATH=/usr/sbin:/usr/bin /lib/systemd/systemd \
+             --unit=uwt-test.service --log-level=err --log-target=console --show-status=no";
+        fs::write(self.file("/root/script"), script)?;
+        fs::write(self.file("/etc/systemd/system/uwt-test.service"), UNIT)?;
+        Ok(Run::new("unshare", &self.home)
+            .args(["-m", "-p", "-f", "-C", "--kill-child", "sh", "-c", ENTER])
+            .arg(&self.path))
+    }
+
     /// A file in it.
     pub fn file(&self, path: &str) -> PathBuf {
         self.path.join(path.trim_start_matches('/'))

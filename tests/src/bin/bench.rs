@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -22,6 +23,10 @@ enum How {
     Netns,
     /// Level netns, the catch-all's way: started by a static program, without the shim.
     CatchAll,
+    /// By uwt's wrapper.
+    Wrapper,
+    /// By Whonix's wrapper, which is bash.
+    Whonix,
     Torsocks,
     Proxychains,
     /// curl's own SOCKS client.
@@ -35,6 +40,8 @@ impl How {
             How::Uwt => "uwt preload",
             How::Netns => "uwt netns",
             How::CatchAll => "uwt netns, no shim",
+            How::Wrapper => "uwt's wrapper",
+            How::Whonix => "Whonix's wrapper",
             How::Torsocks => "torsocks",
             How::Proxychains => "proxychains4",
             How::Native => "curl's own SOCKS",
@@ -71,7 +78,7 @@ impl Bench {
         let port = self.server.port().to_string();
         let uwt = self.bed.path("bin/uwt").display().to_string();
         let before: Vec<&str> = match how {
-            How::Bare | How::Native => Vec::new(),
+            How::Bare | How::Native | How::Wrapper | How::Whonix => Vec::new(),
             How::Uwt => vec![&uwt, "-P", &port, "--level", "preload"],
             How::Netns => vec![&uwt, "-P", &port, "--level", "netns"],
             How::CatchAll => vec![&uwt, "-P", &port, "--level", "netns", "busybox", "env"],
@@ -84,7 +91,16 @@ impl Bench {
             _ => Vec::new(),
         };
         let all: Vec<&str> = before.iter().chain(words).chain(&after).copied().collect();
-        let mut c = std::process::Command::new(all[0]);
+        let program = match how {
+            How::Wrapper => self.bed.path("wrapped").join(all[0]),
+            How::Whonix => self
+                .bed
+                .path("whonix")
+                .join(all[0])
+                .with_extension("anondist"),
+            _ => PathBuf::from(all[0]),
+        };
+        let mut c = std::process::Command::new(program);
         c.args(&all[1..])
             .env_clear()
             .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
@@ -169,6 +185,51 @@ impl Bench {
         out
     }
 
+    /// A command that is typed as always. Whonix's wrapper is measured where `UWT_BENCH_WHONIX` names the folder of its
+    /// source (https://github.com/Whonix/uwt): it is not ours to carry.
+    fn wrappers(&mut self) -> io::Result<()> {
+        let ours = self.bed.path("wrapped");
+        std::fs::create_dir_all(&ours)?;
+        symlink(self.bed.path("bin/uwt"), ours.join("true"))?;
+        std::fs::copy("/usr/bin/true", ours.join("true.anondist-orig"))?;
+        let words: &[&str] = &["true"];
+        let mut hows = vec![(How::Wrapper, words)];
+        match std::env::var_os("UWT_BENCH_WHONIX").map(PathBuf::from) {
+            Some(source) => {
+                let theirs = self.bed.path("whonix");
+                std::fs::create_dir_all(&theirs)?;
+                std::fs::copy(
+                    source.join("usr/bin/wget.anondist"),
+                    theirs.join("true.anondist"),
+                )?;
+                std::fs::copy("/usr/bin/true", theirs.join("true.anondist-orig"))?;
+                // Where its scripts look for each other; seen by this process alone.
+                for folder in ["/usr/libexec", "/etc"] {
+                    let below = source.join(folder.trim_start_matches('/'));
+                    let options = format!("lowerdir={}:{folder}", below.display());
+                    let mount = std::process::Command::new("mount")
+                        .args(["-t", "overlay", "-o", &options, "overlay", folder])
+                        .status()?;
+                    if !mount.success() {
+                        return Err(io::Error::other(format!("{folder}: no overlay")));
+                    }
+                }
+                hows.push((How::Whonix, words));
+            }
+            None => eprintln!("  (Whonix's wrapper is skipped: UWT_BENCH_WHONIX names no source)"),
+        }
+        hows.push((How::Bare, words));
+        let ms = |t: Duration, _: &str| Some(t.as_secs_f64() * 1000.0);
+        self.row(
+            "start-up of a wrapped command: `true`",
+            "ms",
+            false,
+            200,
+            &hows,
+            ms,
+        )
+    }
+
     fn all(&mut self) -> io::Result<()> {
         let ms = |t: Duration, _: &str| Some(t.as_secs_f64() * 1000.0);
         let words: &[&str] = &["true"];
@@ -186,6 +247,7 @@ impl Bench {
             ],
             ms,
         )?;
+        self.wrappers()?;
         // curl tells the time to the first byte itself, without its own start.
         let first: &[&str] = &[
             "curl",

@@ -24,6 +24,7 @@ pub fn tests(world: &Arc<World>, suite: &'static str) -> Vec<Trial> {
         test("update, install, upgrade", upgrade),
         test("uwt removed by itself", remove),
         test("with Tor away", no_tor),
+        test("under systemd: units, and a package's own unit", systemd),
     ]
 }
 
@@ -64,6 +65,20 @@ fn served(w: &World, suite: &str, root: &Root) -> Result<(PathBuf, u16)> {
                 "DEBIAN/postinst",
                 "755",
                 b"#!/bin/sh\nset -e\nenv | grep -c ^UWT_HANDOFF= > /postinst-said || true\nupdate-rc.d uwt-daemon defaults >/dev/null\ninvoke-rc.d uwt-daemon start\nldconfig\n",
+            ),
+        ],
+    )?;
+    package(
+        &folder,
+        "uwt-unit",
+        "",
+        &[
+            ("usr/bin/uwt-unit", "755", b"#!/bin/sh\nwhile :; do sleep 1; done\n"),
+            ("lib/systemd/system/uwt-unit.service", "644", b"[Service]\nExecStart=/usr/bin/uwt-unit\n[Install]\nWantedBy=multi-user.target\n"),
+            (
+                "DEBIAN/postinst",
+                "755",
+                b"#!/bin/sh\nset -e\ndeb-systemd-helper enable uwt-unit.service >/dev/null\nsystemctl --system daemon-reload\ndeb-systemd-invoke start uwt-unit.service\n",
             ),
         ],
     )?;
@@ -166,5 +181,24 @@ fn no_tor(w: &World, _: &Network, suite: &str) -> Result {
     let o = w.held(run)?;
     let all = format!("{}{}", o.out, o.err);
     ensure!(o.code() != 0 && all.contains("127.0.0.1:9"), "{all}");
+    Ok(())
+}
+
+fn systemd(w: &World, _: &Network, suite: &str) -> Result {
+    let root = system(w, suite)?;
+    // The script is itself a unit: it has no terminal, no HOME, and systemd's environment.
+    let script = "apt-get -q update; apt-get -q -y install uwt-unit
+        p=$(systemctl show -P MainPID uwt-unit); echo RESULT; grep -c libtorshim /proc/$p/maps || true
+        tr '\\0' '\\n' < /proc/$p/environ | grep -c '^UWT_HANDOFF' || true; systemctl is-active uwt-unit
+        /usr/bin/curl -sS http://www.example:18080/unit
+        printf '[Unit]\\nDefaultDependencies=no\\n[Service]\\nType=oneshot\\nUser=person\\nExecStart=curl -sS http://www.example:18080/user\\nStandardOutput=append:/root/said\\n' > /etc/systemd/system/u.service
+        systemctl daemon-reload; systemctl start u.service
+        systemctl stop uwt-unit; apt-get -q -y purge uwt-unit >/dev/null; systemctl is-active uwt-unit || true";
+    let run = root.boot(script)?.limit(Duration::from_secs(120));
+    let o = w.held(run)?;
+    let said = fs::read_to_string(root.file("/root/said")).unwrap_or_default();
+    let end =
+        "RESULT\n0\n0\nactive\nGET /unit of www.example:18080\nGET /user of www.example:18080\n";
+    ensure!(o.code() == 0 && said.contains(end), "{o:#?}\n{said}");
     Ok(())
 }

@@ -31,6 +31,7 @@ pub fn tests(world: &Arc<World>, suite: &'static str) -> Vec<Trial> {
         ),
         test("without /proc", no_proc),
         test("manual pages and completions", manuals),
+        test("the package's own test (debian/tests)", smoke),
     ]
 }
 
@@ -560,4 +561,14 @@ fn manuals(w: &World, suite: &str) -> Result {
             &root.file("/etc/profile.d/uwt.sh").display().to_string(),
         ],
     )
+}
+
+fn smoke(w: &World, suite: &str) -> Result {
+    let root = installed(w, suite)?;
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../debian/tests/smoke");
+    fs::copy(script, root.file("/root/smoke"))?;
+    // What it asks for leaves no packet but on loopback.
+    let o = crate::debian::held(w, &root, "sh -x /root/smoke")?;
+    ensure!(o.out.ends_with("ok\n"), "{o:#?}");
+    Ok(())
 }
