@@ -191,8 +191,8 @@ fn systemd(w: &World, _: &Network, suite: &str) -> Result {
         p=$(systemctl show -P MainPID uwt-unit); echo RESULT; grep -c libtorshim /proc/$p/maps || true
         tr '\\0' '\\n' < /proc/$p/environ | grep -c '^UWT_HANDOFF' || true; systemctl is-active uwt-unit
         /usr/bin/curl -sS http://www.example:18080/unit
-        printf '[Unit]\\nDefaultDependencies=no\\n[Service]\\nType=oneshot\\nUser=person\\nExecStart=curl -sS http://www.example:18080/user\\nStandardOutput=append:/root/said\\n' > /etc/systemd/system/u.service
-        systemctl daemon-reload; systemctl start u.service
+        printf '[Unit]\\nDefaultDependencies=no\\n[Service]\\nType=oneshot\\nUser=person\\nExecStart=curl -sS http://www.example:18080/user\\nStandardOutput=file:/root/of-user\\n' > /etc/systemd/system/u.service
+        systemctl daemon-reload; systemctl start u.service; cat /root/of-user
         systemctl stop uwt-unit; apt-get -q -y purge uwt-unit >/dev/null; systemctl is-active uwt-unit || true";
     let run = root.boot(script)?.limit(Duration::from_secs(120));
     let o = w.held(run)?;
