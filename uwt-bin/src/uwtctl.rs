@@ -330,6 +330,31 @@ fn socks_answers(e: &Effective) -> std::result::Result<(), String> {
     }
 }
 
+/// How many wrappers are in place, or which are not.
+fn wrappers_state() -> std::result::Result<String, String> {
+    let rows = wrappers::list().map_err(|r| r.to_string())?;
+    let not: Vec<&str> = rows
+        .iter()
+        .filter(|r| !r.whole())
+        .map(|r| r.command.as_str())
+        .collect();
+    if !not.is_empty() {
+        return Err(format!(
+            "not as decided: {}; see uwtctl wrappers list",
+            not.join(", ")
+        ));
+    }
+    let typed = |on: bool| {
+        let of_kind = |r: &&wrappers::Row| r.wrapper && r.effective.settings.enabled == on;
+        rows.iter().filter(of_kind).count()
+    };
+    Ok(format!(
+        "{} commands go through Tor as they are typed, {} are disabled",
+        typed(true),
+        typed(false)
+    ))
+}
+
 /// Gives the report and whether all is well.
 fn status() -> (String, bool) {
     let mut out = String::new();
@@ -368,6 +393,9 @@ fn status() -> (String, bool) {
             );
         }
         Err(r) => row("config", Err(r.to_string())),
+    }
+    if wrappers::installed() {
+        row("wrappers", wrappers_state());
     }
     row(
         "level",

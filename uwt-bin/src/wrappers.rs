@@ -65,6 +65,11 @@ pub fn diversions(text: &str) -> Vec<Diversion> {
     text.lines().filter_map(parse).collect()
 }
 
+/// Whether the package is installed here: without it there are no wrappers.
+pub fn installed() -> bool {
+    Path::new(DIVERT).exists() && Path::new(LAUNCHER).exists()
+}
+
 fn run(program: &str, arguments: &[&str]) -> Result<std::process::Output> {
     let cannot = |why: String, fix: &str| {
         let what = format!("{program} {}: failed", arguments.join(" "));
@@ -199,7 +204,7 @@ fn may() -> Result<Option<File>> {
         let fix = "run it as root: sudo uwtctl wrappers ...";
         return Err(Refusal::new("wrappers are root's to change", "", fix));
     }
-    if !Path::new(DIVERT).exists() || !Path::new(LAUNCHER).exists() {
+    if !installed() {
         let why = format!("{DIVERT} or {LAUNCHER} is missing");
         let fix = "wrappers come with the Debian package: apt install ./uwt_*.deb";
         return Err(Refusal::new("wrappers cannot be put in place", why, fix));

@@ -51,17 +51,6 @@ fn main() -> ExitCode {
     }
     all.extend(held::tests(&world));
     let conclusion = libtest_mimic::run(&arguments, all);
-    let skipped = world.skipped();
-    if !skipped.is_empty() {
-        println!("skipped: {}", skipped.len());
-        for (name, why) in skipped {
-            println!("  {name}: {why}");
-        }
-    }
-    for (name, why) in world.again() {
-        let why: Vec<&str> = why.split_whitespace().collect();
-        println!("tried again: {name}: {:.600}", why.join(" "));
-    }
     world.end();
     conclusion.exit_code()
 }

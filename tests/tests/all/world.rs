@@ -68,13 +68,19 @@ impl World {
         })
     }
 
-    /// Tests that were skipped, and why.
-    pub fn skipped(&self) -> Vec<(String, String)> {
-        lock(&self.skipped).clone()
-    }
-
-    /// Ends what runs, removes what was made.
+    /// Says what was skipped and what was tried again; ends what runs, removes what was made.
     pub fn end(&self) {
+        let skipped = lock(&self.skipped);
+        if !skipped.is_empty() {
+            println!("skipped: {}", skipped.len());
+        }
+        for (name, why) in skipped.iter() {
+            println!("  {name}: {why}");
+        }
+        for (name, why) in lock(&self.again).iter() {
+            let why: Vec<&str> = why.split_whitespace().collect();
+            println!("tried again: {name}: {:.600}", why.join(" "));
+        }
         lock(&self.network).take();
         let _ = std::fs::remove_dir_all(&self.bed.folder);
     }
@@ -121,11 +127,6 @@ impl World {
             }
         }
         f(network)
-    }
-
-    /// What was tried again, and why.
-    pub fn again(&self) -> Vec<(String, String)> {
-        lock(&self.again).clone()
     }
 
     /// Runs a command; nothing may leave beside Tor.

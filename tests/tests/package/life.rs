@@ -130,7 +130,16 @@ fn list(w: &World, suite: &str) -> Result {
         o.out.contains("curl: its wrapper is not in place"),
         "{o:#?}"
     );
-    done(&root, "uwtctl wrappers apply && uwtctl wrappers list")?;
+    let o = done(
+        &root,
+        "uwtctl wrappers apply && uwtctl wrappers list; uwtctl wrappers disable git; uwtctl status || true",
+    )?;
+    ensure!(
+        o.out.contains(
+            "wrappers  ok    5 commands go through Tor as they are typed, 1 are disabled"
+        ),
+        "{o:#?}"
+    );
     all_wrapped(&root)
 }
 

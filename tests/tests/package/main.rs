@@ -45,17 +45,6 @@ fn main() -> ExitCode {
         all.extend(interrupted::tests(&world, suite));
     }
     let conclusion = libtest_mimic::run(&arguments, all);
-    let skipped = world.skipped();
-    if !skipped.is_empty() {
-        println!("skipped: {}", skipped.len());
-        for (name, why) in skipped {
-            println!("  {name}: {why}");
-        }
-    }
-    for (name, why) in world.again() {
-        let why: Vec<&str> = why.split_whitespace().collect();
-        println!("tried again: {name}: {:.600}", why.join(" "));
-    }
     let _ = std::process::Command::new("umount")
         .arg("-l")
         .arg(world.bed.path("roots"))

@@ -21,7 +21,7 @@ pub fn tests(world: &Arc<World>, suite: &'static str) -> Vec<Trial> {
         test("a terminal and job control", terminal),
         test("twins and alternatives", twins),
         test("sudo, another user, a bare environment", users),
-        test("cron", cron),
+        test("cron", cron), // it waits for a full minute
         test("bypassed per call, and quietly", bypass),
         test("wrappers within wrappers", nested),
         test("a script's interpreter", interpreter),
