@@ -334,8 +334,17 @@ fn files_of(command: &str) -> Result<Vec<PathBuf>> {
         })
         .collect();
     if files.is_empty() {
-        // A slave link (update-alternatives(1)): what it leads to now.
-        files.extend(fs::canonicalize(&path));
+        // A slave link (update-alternatives(1)): what it leads to now, which may be a wrapper already.
+        let mut at = path;
+        for _ in 0..40 {
+            match fs::read_link(&at) {
+                Ok(to) if to != Path::new(LAUNCHER) => {
+                    at = at.parent().unwrap_or(Path::new("/")).join(to);
+                }
+                _ => break,
+            }
+        }
+        files.push(at);
     }
     Ok(files)
 }

@@ -186,7 +186,7 @@ impl Bench {
     }
 
     /// A command that is typed as always. Whonix's wrapper is measured where `UWT_BENCH_WHONIX` names the folder of its
-    /// source (https://github.com/Whonix/uwt): it is not ours to carry.
+    /// source (<https://github.com/Whonix/uwt>): it is not ours to carry.
     fn wrappers(&mut self) -> io::Result<()> {
         let ours = self.bed.path("wrapped");
         std::fs::create_dir_all(&ours)?;

@@ -152,6 +152,7 @@ fn add(w: &World, suite: &str) -> Result {
          uwtctl wrappers add /bin/ps; readlink /usr/bin/ps
          # An alternative: what it leads to, not the link.
          uwtctl wrappers add nc; readlink /usr/bin/nc.openbsd; readlink /usr/bin/nc /bin/nc | sort -u; nc -h 2>&1 | head -n 1
+         uwtctl wrappers add netcat; netcat -h 2>&1 | grep -c OpenBSD
          update-alternatives --auto nc; readlink /usr/bin/nc.openbsd
          uwtctl wrappers add visudo; readlink /usr/sbin/visudo; grep -c visudo /etc/uwt.d/60_wrappers.toml",
     )?;
