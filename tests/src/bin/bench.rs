@@ -220,14 +220,23 @@ impl Bench {
         }
         hows.push((How::Bare, words));
         let ms = |t: Duration, _: &str| Some(t.as_secs_f64() * 1000.0);
-        self.row(
-            "start-up of a wrapped command: `true`",
-            "ms",
-            false,
-            200,
-            &hows,
-            ms,
-        )
+        let what = "start-up of a wrapped command: `true`";
+        self.row(what, "ms", false, 200, &hows, ms)?;
+        // What the wrapper itself costs.
+        let Some(row) = self.rows.last().filter(|r| r.what == what) else {
+            return Ok(());
+        };
+        let bare = row.cells.last().and_then(|c| c.1);
+        let over = |v: Option<f64>| Some(v? - bare?);
+        let mut cells: Vec<_> = row.cells.iter().map(|c| (c.0, over(c.1))).collect();
+        cells.pop();
+        self.rows.push(Row {
+            what: "the same, over the bare command".to_owned(),
+            unit: "ms",
+            cells,
+            rate: false,
+        });
+        Ok(())
     }
 
     fn all(&mut self) -> io::Result<()> {

@@ -13,7 +13,7 @@ use uwt_tests::root::Root;
 
 /// How many steps of each operation are tried, unless every one is asked for.
 fn points(suite: &str) -> u32 {
-    if suite == "trixie" { 24 } else { 8 }
+    if suite == "trixie" { 20 } else { 6 }
 }
 
 /// One operation.
