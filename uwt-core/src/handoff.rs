@@ -351,6 +351,10 @@ impl<'a> Handoff<'a> {
         if text.len() > MAX {
             return Err(HandoffError::TooLong);
         }
+        // An environment cannot carry one.
+        if text.contains(&0) {
+            return Err(HandoffError::Malformed);
+        }
         let rest = text.strip_prefix(MAGIC).ok_or(HandoffError::Version)?;
         // The checksum comes first in what is checked and last in the text: 15 bytes.
         let body = text.len().checked_sub(15).ok_or(HandoffError::Malformed)?;
