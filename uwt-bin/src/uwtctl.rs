@@ -187,11 +187,12 @@ fn wrappers_list(json: bool) -> Result<(String, bool)> {
                     })
                     .collect();
                 format!(
-                    "  {{\"command\": {}, \"path\": {}, \"present\": {}, \"diverted\": {diverted}, \"wrapper\": {}, \"wanted\": {{\"value\": {}, \"origin\": {}}}, {}}}",
+                    "  {{\"command\": {}, \"path\": {}, \"present\": {}, \"diverted\": {diverted}, \"wrapper\": {}, \"shadowed\": {}, \"wanted\": {{\"value\": {}, \"origin\": {}}}, {}}}",
                     quoted(&r.command),
                     quoted(&r.path),
                     r.present,
                     r.wrapper,
+                    r.shadowed.as_deref().map_or("null".to_owned(), quoted),
                     r.wanted,
                     quoted(&r.origin),
                     settings.join(", ")
@@ -229,6 +230,15 @@ fn wrappers_list(json: bool) -> Result<(String, bool)> {
                 r.setting(Key::Level).0,
                 origins.join("; ")
             );
+        }
+        for r in &rows {
+            if let Some(first) = &r.shadowed {
+                let _ = writeln!(
+                    out,
+                    "{}: {first} comes first on PATH and is not carried",
+                    r.command
+                );
+            }
         }
         for r in rows.iter().filter(|r| !r.whole()) {
             let _ = writeln!(
@@ -335,7 +345,7 @@ fn wrappers_state() -> std::result::Result<String, String> {
     let rows = wrappers::list().map_err(|r| r.to_string())?;
     let not: Vec<&str> = rows
         .iter()
-        .filter(|r| !r.whole())
+        .filter(|r| !r.whole() || r.shadowed.is_some())
         .map(|r| r.command.as_str())
         .collect();
     if !not.is_empty() {

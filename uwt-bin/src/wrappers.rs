@@ -108,8 +108,17 @@ pub struct Row {
     pub origin: String,
     /// Whether it is to have one.
     pub wanted: bool,
+    /// A file of the same name that the usual PATH finds first, and that does not lead to uwt.
+    pub shadowed: Option<String>,
     /// Its settings.
     pub effective: Effective,
+}
+
+/// What comes before the packages' own folders in Debian's PATH.
+fn shadow(command: &str) -> Option<String> {
+    let places = ["/usr/local/sbin", "/usr/local/bin"].map(|f| format!("{f}/{command}"));
+    let bare = |p: &String| fs::canonicalize(p).is_ok_and(|to| to != Path::new(LAUNCHER));
+    places.into_iter().find(bare)
 }
 
 impl Row {
@@ -191,6 +200,11 @@ pub fn list() -> Result<Vec<Row>> {
             wrapper,
             origin: entry.origin.clone(),
             wanted: entry.path.is_some(),
+            shadowed: entry
+                .path
+                .is_some()
+                .then(|| shadow(&entry.command))
+                .flatten(),
             effective: config::effective(&entry.command, &files, &[])?,
             path,
         })

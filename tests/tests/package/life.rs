@@ -121,6 +121,20 @@ fn list(w: &World, suite: &str) -> Result {
         o.out.ends_with("netns /etc/uwt.d/70_ssh.toml:2 1 1\n"),
         "{o:#?}"
     );
+    // So is a command that hides one.
+    let o = done(
+        &root,
+        "printf '#!/bin/sh\\n' > /usr/local/bin/curl; ln -s /usr/bin/git /usr/local/bin/git; uwtctl wrappers list; rm /usr/local/bin/*",
+    )?;
+    let notes: Vec<&str> = o
+        .out
+        .lines()
+        .filter(|l| l.contains("first on PATH"))
+        .collect();
+    ensure!(
+        notes == ["curl: /usr/local/bin/curl comes first on PATH and is not carried"],
+        "{notes:?}"
+    );
     // A wrapper that somebody took away is noticed, and put back.
     let o = root
         .sh("ln -sf curl.anondist-orig /usr/bin/curl; uwtctl wrappers list")
