@@ -138,8 +138,8 @@ fn terminal(w: &World, suite: &str) -> Result {
     let o = held(
         w,
         &root,
-        "cat > /root/jobs.sh <<'END'\nset -m\ncurl telnet://127.0.0.1:9 >/dev/null 2>&1; perl -MSocket -e 'socket(S, AF_INET, SOCK_STREAM, 0); \
-         bind(S, sockaddr_in(19999, INADDR_LOOPBACK)); listen(S, 5); sleep 60' & sleep 0.3\n\
+        "cat > /root/jobs.sh <<'END'\nset -m\nperl -MSocket -e 'socket(S, AF_INET, SOCK_STREAM, 0); \
+         bind(S, sockaddr_in(19999, INADDR_LOOPBACK)); listen(S, 5); sleep 60' & while ! grep -q ':4E1F .* 0A ' /proc/net/tcp; do :; done\n\
          curl -s telnet://127.0.0.1:19999 & p=$!\nwhile ! grep -q curl /proc/$p/comm; do :; done\nkill -STOP $p\n\
          while ! grep -q '^State:.T' /proc/$p/status; do :; done; jobs -l | grep -c Stopped\nkill -CONT $p\n\
          while grep -q '^State:.T' /proc/$p/status; do :; done; kill -INT $p; wait $p; echo $?\nkill %1\nEND\nbash /root/jobs.sh 2>/dev/null",
