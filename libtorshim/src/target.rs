@@ -8,6 +8,7 @@
 use crate::{log, state, sys};
 use core::ffi::CStr;
 use sys::Fd;
+use uwt_core::decimal::Decimal;
 use uwt_core::elf::{self, Executable};
 use uwt_core::errno::Errno;
 
@@ -15,7 +16,8 @@ use uwt_core::errno::Errno;
 pub const PATH_MAX: usize = 4096;
 
 /// The package's prerm script leaves it when uwt is removed by a command that runs under the shim (`apt-get remove uwt`
-/// with a wrapped apt-get): what dpkg has still to start after the shim's file is gone runs without it.
+/// with a wrapped apt-get): what dpkg has still to start after the shim's file is gone runs without it. It holds the
+/// inode of that run's name table, in decimal: every other run stays held, and starts nothing more.
 const REMOVED: &CStr = c"/run/uwt/removed";
 
 /// How deep `#!` lines may nest (Linux).
@@ -178,9 +180,7 @@ fn shim_in_sight() -> Result<Entry, Errno> {
     if state.held() {
         return Ok(Entry::Bare);
     }
-    if sys::stat(REMOVED)
-        .is_ok_and(|st| st.st_uid == 0 && st.st_mode & (libc::S_IFMT | 0o022) == libc::S_IFREG)
-    {
+    if removed_by(handoff.names.inode) {
         return Ok(Entry::Released);
     }
     log::refused!(
@@ -188,6 +188,19 @@ fn shim_in_sight() -> Result<Entry, Errno> {
         log::Shown(handoff.shim)
     );
     Err(Errno::EPERM)
+}
+
+/// Whether the run whose name table has this inode has removed uwt: root's word in [`REMOVED`].
+fn removed_by(inode: u64) -> bool {
+    let Ok(fd) = sys::open(REMOVED, libc::O_RDONLY | libc::O_NOFOLLOW, 0) else {
+        return false;
+    };
+    let roots = sys::fstat(fd)
+        .is_ok_and(|st| st.st_uid == 0 && st.st_mode & (libc::S_IFMT | 0o022) == libc::S_IFREG);
+    let mut buf = [0u8; 32];
+    let n = sys::pread(fd, &mut buf, 0).unwrap_or(0);
+    sys::close(fd);
+    roots && buf[..n].trim_ascii() == Decimal::new(inode).bytes()
 }
 
 /// Looks at an open descriptor that is to be executed (fexecve(3)), `#!` lines included.
@@ -216,11 +229,11 @@ fn released(path: &CStr) -> bool {
     if list.is_empty() || state.held() {
         return false;
     }
-    let name = |p: &[u8]| p.rsplit(|b| *b == b'/').next().map(<[u8]>::len);
-    let ours = path.to_bytes();
+    fn name(path: &[u8]) -> &[u8] {
+        path.rsplit(|b| *b == b'/').next().unwrap_or(path)
+    }
     list.split(|b| *b == b':').any(|listed| {
-        let n = name(listed).unwrap_or(0);
-        if name(ours) != Some(n) || !ours.ends_with(&listed[listed.len() - n..]) {
+        if name(listed) != name(path.to_bytes()) {
             return false;
         }
         let file = |p: &CStr| sys::stat(p).map(|st| (st.st_dev, st.st_ino)).ok();

@@ -123,8 +123,10 @@ fn finish(
 ) -> Result<Plan> {
     let dev = dev_passthrough(caller);
     let s = &effective.settings;
-    // `enabled` is for wrappers: who types `uwt` wants Tor, and so does a run that a wrapper is part of.
-    let enabled = s.enabled || counter.is_none() || run::joined(|_| ()).is_some();
+    // `enabled` is for wrappers: who types `uwt` wants Tor, and so does a run that a wrapper is part of, even one whose
+    // handoff is damaged.
+    let in_run = caller.variable(handoff::VARIABLE).is_some();
+    let enabled = s.enabled || counter.is_none() || in_run;
     let how = plan::how(&arguments, s.passthrough, dev, enabled);
     let (mut shim_path, mut held) = (None, None);
     if how == How::Carried {

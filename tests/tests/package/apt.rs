@@ -118,7 +118,13 @@ fn apt(w: &World, root: &Root, script: &str) -> Result<String> {
     let run = root.sh(script).limit(Duration::from_secs(200));
     let o = w.held(run)?.expect(0)?;
     // ld.so complains of a library that it cannot find, dpkg of a program that could not be started.
-    let bad = ["ld.so:", "not started", "dpkg: warning", "dpkg: error"];
+    let bad = [
+        "uwt[",
+        "ld.so:",
+        "not started",
+        "dpkg: warning",
+        "dpkg: error",
+    ];
     let all = format!("{}{}", o.out, o.err);
     let complaint = all.lines().find(|l| bad.iter().any(|b| l.contains(b)));
     ensure!(complaint.is_none(), "{complaint:?}\n{all}");
@@ -157,6 +163,7 @@ fn upgrade(w: &World, _: &Network, suite: &str) -> Result {
 
 fn remove(w: &World, _: &Network, suite: &str) -> Result {
     let root = system(w, suite)?;
+    // Another run, of somebody else perhaps, was begun before: it starts nothing any more, and above all not bare.
     // Behind it in the same run of dpkg come other packages' triggers and scripts.
     let out = apt(
         w,
@@ -164,7 +171,8 @@ fn remove(w: &World, _: &Network, suite: &str) -> Result {
         "apt-get -q update >/dev/null; apt-get -q -y install uwt-daemon >/dev/null
          printf '#!/bin/sh\\necho hook: $LD_PRELOAD$UWT_HANDOFF\\n' > /usr/local/bin/hook; chmod 755 /usr/local/bin/hook
          echo 'DPkg::Post-Invoke { \"/usr/local/bin/hook\"; };' > /etc/apt/apt.conf.d/91hook
-         apt-get -q -y purge uwt uwt-daemon; echo RESULT; ls /usr/bin | grep -c 'anondist\\|uwt' || true
+         mkfifo /tmp/go; uwt --level preload sh -c 'read x < /tmp/go; /bin/echo bare' > /tmp/other 2>&1 & p=$!
+         apt-get -q -y purge uwt uwt-daemon; echo > /tmp/go; wait $p && exit 1; grep -c bare /tmp/other && exit 1; echo RESULT; ls /usr/bin | grep -c 'anondist\\|uwt' || true
          dpkg-divert --list | grep -c 'by uwt' || true; dpkg --audit; ls -d /etc/uwt.d 2>/dev/null || apt-get --version | head -c 4",
     )?;
     ensure!(out.ends_with("RESULT\n0\n0\napt "), "{out}");
