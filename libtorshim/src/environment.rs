@@ -225,46 +225,34 @@ pub fn own() -> Strings {
     unsafe { environ }
 }
 
-/// Takes the run out of the program's own environment: what libc starts by itself is to run without it.
-pub fn release_own() {
-    let mut e = Environment::new();
-    // SAFETY: `environ` is an array of C strings that ends with null.
-    let rest = unsafe { e.fill(own(), Entry::Released) };
-    let mut preload: *const c_char = core::ptr::null();
-    // SAFETY: what `fill` gives is such an array too; setenv(3) copies.
-    unsafe {
-        each(rest, |s| {
-            if s.to_bytes().starts_with(PRELOAD) {
-                preload = s.as_ptr().add(PRELOAD.len());
-            }
-        });
-        match preload.is_null() {
-            true => libc::unsetenv(c"LD_PRELOAD".as_ptr()),
-            false => libc::setenv(c"LD_PRELOAD".as_ptr(), preload, 1),
-        };
-        libc::unsetenv(c"UWT_HANDOFF".as_ptr());
-        libc::unsetenv(c"uwtwrapper_counter".as_ptr());
-    }
-}
-
-/// Before libc starts /bin/sh by itself (system(3), popen(3), wordexp(3)), with `environ`: puts the
-/// shim's variables back into it, where the program can see them.
-pub fn restore_own() {
+/// Before libc starts /bin/sh by itself (system(3), popen(3), wordexp(3)), with `environ`: makes the run's variables there
+/// what [`Environment::fill`] makes them, where the program can see them.
+pub fn renew_own(entry: Entry) {
     let mut e = Environment::new();
     let mine = own();
     // SAFETY: `environ` is an array of C strings that ends with null.
-    let whole = unsafe { e.fill(mine, Entry::Shimmed) };
+    let whole = unsafe { e.fill(mine, entry) };
     if whole == mine || whole.is_null() {
         return;
     }
-    // SAFETY: `fill` gives an array of C strings that ends with null; setenv(3) copies.
-    unsafe {
-        each(whole, |s| {
-            for (prefix, name) in [(PRELOAD, c"LD_PRELOAD"), (HANDOFF, c"UWT_HANDOFF")] {
+    for (prefix, name) in [
+        (PRELOAD, c"LD_PRELOAD"),
+        (HANDOFF, c"UWT_HANDOFF"),
+        (COUNTER, c"uwtwrapper_counter"),
+        (PROXY, c"ALL_PROXY"),
+    ] {
+        let mut found: *const c_char = core::ptr::null();
+        // SAFETY: `fill` gives an array of C strings that ends with null; setenv(3) copies.
+        unsafe {
+            each(whole, |s| {
                 if s.to_bytes().starts_with(prefix) {
-                    libc::setenv(name.as_ptr(), s.as_ptr().add(prefix.len()), 1);
+                    found = s.as_ptr().add(prefix.len());
                 }
-            }
-        });
+            });
+            match found.is_null() {
+                true => libc::unsetenv(name.as_ptr()),
+                false => libc::setenv(name.as_ptr(), found, 1),
+            };
+        }
     }
 }

@@ -15,10 +15,11 @@ type Strings = *const *const c_char;
 /// Whether libc may start /bin/sh for the program; puts the environment right.
 fn shell() -> Result<(), Errno> {
     // SAFETY: no arguments to look at.
-    match unsafe { target::check(c"/bin/sh", core::ptr::null()) }? {
-        Entry::Released => environment::release_own(),
-        Entry::Shimmed | Entry::Bare => environment::restore_own(),
-    }
+    let entry = unsafe { target::check(c"/bin/sh", core::ptr::null()) }?;
+    environment::renew_own(match entry {
+        Entry::Bare => Entry::Shimmed,
+        entry => entry,
+    });
     Ok(())
 }
 

@@ -338,16 +338,13 @@ pub fn from_files(command: Option<&str>, extra: Option<&Path>) -> Result<Parsed>
     for (name, text) in wrapped::FILES {
         if command.is_none_or(|c| c == *name) {
             let file = format!("built-in wrappers/{name}.toml");
-            let parsed = parse(&file, text)?;
-            let wrapped = Parsed {
-                values: Vec::new(),
-                wrappers: vec![WrapperEntry {
-                    command: (*name).to_owned(),
-                    path: Some(format!("/usr/bin/{name}")),
-                    origin: file,
-                }],
+            let mut parsed = parse(&file, text)?;
+            let entry = WrapperEntry {
+                command: (*name).to_owned(),
+                path: Some(format!("/usr/bin/{name}")),
+                origin: file,
             };
-            add(wrapped);
+            parsed.wrappers.insert(0, entry);
             add(parsed);
         }
     }

@@ -281,20 +281,19 @@ fn divert(verb: &str, paths: &[String]) -> Result<bool> {
 /// The configuration cannot be used: nothing was changed then.
 pub fn apply() -> Result<(usize, bool)> {
     let _lock = may()?;
+    sync()
+}
+
+fn sync() -> Result<(usize, bool)> {
     let files = config::from_files(None, None)?;
     let wanted: Vec<String> = decided(&files)
         .into_iter()
         .filter_map(|e| e.path.clone())
         .collect();
-    let ours = |d: &Diversion| {
-        let own = d.package.as_deref() == Some("uwt") && d.to == d.from.clone() + DIVERTED;
-        // The second name of a merged folder goes with the first.
-        let second = ["/bin/", "/sbin/"].iter().any(|f| d.from.starts_with(f));
-        (own && !second).then(|| d.from.clone())
-    };
-    let stale: Vec<String> = registered()?
-        .iter()
-        .filter_map(ours)
+    let listed = run(DIVERT, &["list"])?;
+    let stale: Vec<String> = String::from_utf8_lossy(&listed.stdout)
+        .lines()
+        .map(str::to_owned)
         .filter(|path| !wanted.contains(path))
         .collect();
     let undone = divert("unwrap", &stale)?;
@@ -426,22 +425,25 @@ fn fit(path: &Path) -> Result<()> {
     }
 }
 
-/// Changes the decisions: `edit` gets the table of commands. Written as a whole or not at all; gives what was there.
-fn decide(edit: impl FnOnce(&mut Table)) -> Result<Option<String>> {
-    let path = Path::new(DECISIONS);
-    let cannot = |what: &str, why: String| {
-        let fix = "mend it; nothing was changed";
-        Refusal::new(format!("{DECISIONS}: {what}"), why, fix)
-    };
-    let before = match fs::read_to_string(path) {
-        Ok(text) => Some(text),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => None,
-        Err(e) => return Err(cannot("cannot be read", e.to_string())),
-    };
-    let text = before.clone().unwrap_or_else(|| HEADER.to_owned());
+fn cannot_decide(what: &str, why: String) -> Refusal {
+    let fix = "mend it; nothing was changed";
+    Refusal::new(format!("{DECISIONS}: {what}"), why, fix)
+}
+
+fn decisions() -> Result<Option<String>> {
+    match fs::read_to_string(DECISIONS) {
+        Ok(text) => Ok(Some(text)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(cannot_decide("cannot be read", e.to_string())),
+    }
+}
+
+/// Changes the decisions: `edit` gets the table of commands. Written as a whole or not at all.
+fn decide(edit: impl FnOnce(&mut Table)) -> Result<()> {
+    let text = decisions()?.unwrap_or_else(|| HEADER.to_owned());
     let mut document: DocumentMut = text
         .parse()
-        .map_err(|e: toml_edit::TomlError| cannot("not TOML", e.message().to_owned()))?;
+        .map_err(|e: toml_edit::TomlError| cannot_decide("not TOML", e.message().to_owned()))?;
     let commands = document
         .entry("command")
         .or_insert_with(|| {
@@ -450,10 +452,54 @@ fn decide(edit: impl FnOnce(&mut Table)) -> Result<Option<String>> {
             Item::Table(table)
         })
         .as_table_mut()
-        .ok_or_else(|| cannot("`command` is no table", String::new()))?;
+        .ok_or_else(|| cannot_decide("`command` is no table", String::new()))?;
     edit(commands);
-    write(path, &document.to_string()).map_err(|e| cannot("cannot be written", e.to_string()))?;
-    Ok(before)
+    write(Path::new(DECISIONS), &document.to_string())
+        .map_err(|e| cannot_decide("cannot be written", e.to_string()))
+}
+
+/// Does `change`. If it fails, what was decided before holds again, in the file and on the machine.
+fn whole(change: impl FnOnce() -> Result<()>) -> Result<()> {
+    let before = decisions()?;
+    let changed = change();
+    if changed.is_err() {
+        let path = Path::new(DECISIONS);
+        let put_back = match before {
+            Some(text) => write(path, &text),
+            None if path.exists() => fs::remove_file(path),
+            None => Ok(()),
+        };
+        if let Err(e) = put_back {
+            eprintln!("uwtctl: {DECISIONS}: cannot be put back: {e}");
+        }
+        // What it says has been said, or was so before.
+        let _ = sync();
+    }
+    changed
+}
+
+/// Decides that `command` has a wrapper at `path`, or none. What would be so without a word of ours gets none.
+fn decide_wrapped(command: &str, path: Option<&str>) -> Result<()> {
+    let last = || -> Result<Option<WrapperEntry>> {
+        let files = config::from_files(None, None)?;
+        let entries = decided(&files);
+        Ok(entries.into_iter().find(|e| e.command == command).cloned())
+    };
+    let agrees = |e: &Option<WrapperEntry>| e.as_ref().and_then(|e| e.path.as_deref()) == path;
+    decide(|commands| set(commands, command, "wrapped", None))?;
+    if agrees(&last()?) {
+        return Ok(());
+    }
+    let to: toml_edit::Value = match path {
+        None => false.into(),
+        Some(path) if path == format!("/usr/bin/{command}") => true.into(),
+        Some(path) => path.into(),
+    };
+    decide(|commands| set(commands, command, "wrapped", Some(to)))?;
+    match last()? {
+        e if agrees(&e) => Ok(()),
+        e => Err(overruled(command, e.as_ref().map_or("", |e| &e.origin))),
+    }
 }
 
 fn write(path: &Path, text: &str) -> std::io::Result<()> {
@@ -470,17 +516,6 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     file.write_all(text.as_bytes())?;
     file.sync_all()?;
     fs::rename(&new, path)
-}
-
-fn put_back(before: Option<String>) {
-    let path = Path::new(DECISIONS);
-    let done = match before {
-        Some(text) => write(path, &text),
-        None => fs::remove_file(path),
-    };
-    if let Err(e) = done {
-        eprintln!("uwtctl: {DECISIONS}: cannot be put back: {e}");
-    }
 }
 
 /// One key of one command's table; `None` takes it out, and the table with its last key.
@@ -517,10 +552,10 @@ fn name(path: &Path) -> String {
 /// It is not there, could not be held, or has another's diversion: nothing was changed then.
 pub fn add(command: &str) -> Result<Vec<PathBuf>> {
     let _lock = may()?;
-    let known = config::from_files(None, None)?;
-    let shipped = decided(&known).iter().any(|e| e.command == command);
+    let files = config::from_files(None, None)?;
+    let known = decided(&files).iter().any(|e| e.command == command);
     let files = match files_of(command) {
-        Err(_) if shipped => vec![PathBuf::from(format!("/usr/bin/{command}"))],
+        Err(_) if known => vec![PathBuf::from(format!("/usr/bin/{command}"))],
         files => files?,
     };
     for file in &files {
@@ -528,49 +563,13 @@ pub fn add(command: &str) -> Result<Vec<PathBuf>> {
             fit(file)?;
         }
     }
-    // What is shipped needs no word of ours but that an earlier "no" is gone.
-    let before = decide(|commands| {
-        for file in &files {
-            set(commands, &name(file), "wrapped", None);
+    let paths: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
+    whole(|| {
+        for (file, path) in files.iter().zip(&paths) {
+            decide_wrapped(&name(file), Some(path))?;
         }
-    })?;
-    let now = config::from_files(None, None)?;
-    let has = |f: &PathBuf| {
-        decided(&now)
-            .iter()
-            .any(|e| e.path.as_deref() == f.to_str())
-    };
-    let missing: Vec<&PathBuf> = files.iter().filter(|f| !has(f)).collect();
-    decide(|commands| {
-        for file in missing {
-            let usual = file.parent() == Some(Path::new("/usr/bin"));
-            let to: toml_edit::Value = match usual {
-                true => true.into(),
-                false => file.display().to_string().into(),
-            };
-            set(commands, &name(file), "wrapped", Some(to));
-        }
-    })?;
-    let changed = config::from_files(None, None).and_then(|now| {
-        let wanted = |f: &PathBuf| {
-            let entry = decided(&now)
-                .into_iter()
-                .find(|e| e.command == name(f))
-                .cloned();
-            match entry {
-                Some(e) if e.path.as_deref() == f.to_str() => Ok(()),
-                Some(e) => Err(overruled(&name(f), &e.origin)),
-                None => Ok(()),
-            }
-        };
-        files.iter().try_for_each(wanted)?;
-        let paths: Vec<String> = files.iter().map(|f| f.display().to_string()).collect();
         done(divert("wrap", &paths)?)
-    });
-    if let Err(r) = changed {
-        put_back(before);
-        return Err(r);
-    }
+    })?;
     Ok(files)
 }
 
@@ -632,33 +631,12 @@ pub fn remove(command: &str) -> Result<Vec<String>> {
         .filter(|e| commands.contains(&e.command))
         .map(|e| path_of(&files, e))
         .collect();
-    let before = decide(|table| {
+    whole(|| {
         for c in &commands {
-            set(table, c, "wrapped", None);
-        }
-    })?;
-    let changed = (|| {
-        let still = |c: &String| -> Result<bool> {
-            let now = config::from_files(None, None)?;
-            let entry = decided(&now).into_iter().find(|e| e.command == *c).cloned();
-            Ok(entry.is_some_and(|e| e.path.is_some()))
-        };
-        for c in &commands {
-            if still(c)? {
-                decide(|table| set(table, c, "wrapped", Some(false.into())))?;
-            }
-            if still(c)? {
-                let now = config::from_files(None, None)?;
-                let entry = decided(&now).into_iter().find(|e| e.command == *c).cloned();
-                return Err(overruled(c, &entry.map(|e| e.origin).unwrap_or_default()));
-            }
+            decide_wrapped(c, None)?;
         }
         done(divert("unwrap", &paths)?)
-    })();
-    if let Err(r) = changed {
-        put_back(before);
-        return Err(r);
-    }
+    })?;
     Ok(commands)
 }
 
@@ -670,12 +648,13 @@ pub fn enable(command: &str, on: bool) -> Result<Vec<String>> {
     let _lock = may()?;
     let files = config::from_files(None, None)?;
     let commands = known_commands(command, &files)?;
-    let before = decide(|table| {
-        for c in &commands {
-            set(table, c, "enabled", Some(on.into()));
-        }
-    })?;
-    let changed = config::from_files(None, None).and_then(|now| {
+    whole(|| {
+        decide(|table| {
+            for c in &commands {
+                set(table, c, "enabled", Some(on.into()));
+            }
+        })?;
+        let now = config::from_files(None, None)?;
         for c in &commands {
             let e = config::effective(c, &now, &[])?;
             if e.settings.enabled != on {
@@ -684,11 +663,7 @@ pub fn enable(command: &str, on: bool) -> Result<Vec<String>> {
             }
         }
         Ok(())
-    });
-    if let Err(r) = changed {
-        put_back(before);
-        return Err(r);
-    }
+    })?;
     Ok(commands)
 }
 

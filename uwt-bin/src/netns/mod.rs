@@ -79,7 +79,7 @@ fn switched_off() -> (String, String) {
     } else if number("kernel.apparmor_restrict_unprivileged_userns") == Some(1) {
         (
             "kernel.apparmor_restrict_unprivileged_userns=1 leaves user namespaces without power".to_owned(),
-            "load the AppArmor profile that comes with the package (/etc/apparmor.d/uwt), or sudo uwt".to_owned(),
+            "put /usr/share/doc/uwt/examples/apparmor.d/uwt into /etc/apparmor.d and load it (apparmor_parser -r), or sudo uwt".to_owned(),
         )
     } else {
         (String::new(), String::new())
