@@ -71,7 +71,7 @@ pub fn folders() -> Vec<PathBuf> {
 }
 
 /// The line (from 1) at which byte `at` of `text` stands.
-fn line_of(text: &str, at: usize) -> usize {
+pub fn line_of(text: &str, at: usize) -> usize {
     1 + text.bytes().take(at).filter(|b| *b == b'\n').count()
 }
 
@@ -278,8 +278,11 @@ fn io(path: &Path, e: &std::io::Error) -> Refusal {
     Refusal::new(what, e.to_string(), "mend or remove it; nothing was run")
 }
 
-/// Reads one file: opened first and judged by its descriptor, so that it cannot be exchanged between.
-pub fn read(path: &Path) -> Result<Parsed> {
+/// Reads one file's text: opened first and judged by its descriptor, so that it cannot be exchanged between.
+///
+/// # Errors
+/// It cannot be read, or somebody else could have written it.
+pub fn read_trusted(path: &Path) -> Result<String> {
     let mut file = File::options()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -296,7 +299,12 @@ pub fn read(path: &Path) -> Result<Parsed> {
     trusted(path, &meta)?;
     let mut text = String::new();
     file.read_to_string(&mut text).map_err(|e| io(path, &e))?;
-    parse(&path.display().to_string(), &text)
+    Ok(text)
+}
+
+/// Reads one file.
+pub fn read(path: &Path) -> Result<Parsed> {
+    parse(&path.display().to_string(), &read_trusted(path)?)
 }
 
 /// The `*.toml` files of a folder, sorted; none if there is no such folder.

@@ -20,12 +20,14 @@
 //! | [`netns`] | the network namespace of a run |
 //! | [`broker`] | stays outside it, and carries what comes out |
 //! | [`process`] | what tells a process from every other |
+//! | [`firewall`] | the host's firewall |
 //! | [`launch`] | does what was planned |
 //! | [`refusal`] | what the launcher says when it does not |
 
 pub mod broker;
 pub mod cli;
 pub mod config;
+pub mod firewall;
 pub mod inherited;
 pub mod invocation;
 pub mod launch;

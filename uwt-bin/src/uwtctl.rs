@@ -14,7 +14,7 @@ use uwt_bin::netns::Namespace;
 use uwt_bin::plan::show;
 use uwt_bin::refusal::{EXIT_REFUSED, Refusal, Result};
 use uwt_bin::setting::{self, Address, Key};
-use uwt_bin::{shim, wrappers};
+use uwt_bin::{firewall, shim, wrappers};
 
 fn grammar() -> Command {
     let json = || {
@@ -76,6 +76,7 @@ fn grammar() -> Command {
                     Command::new("apply").about("Put wrappers in place as the configuration says"),
                 ),
         )
+        .subcommand(firewall::commands::grammar())
         .subcommand(Command::new("status").about("Whether commands can be carried here"))
 }
 
@@ -459,6 +460,7 @@ fn main() -> ExitCode {
             }
             None => Ok((String::new(), false)),
         },
+        Some(("firewall", m)) => firewall::commands::run(m),
         Some(("status", _)) => Ok(status()),
         _ => Err(Refusal::new("no such subcommand", "", "see uwtctl --help")),
     };

@@ -1,0 +1,174 @@
+//! What is kept between runs: the file for boot, which policy it is, the latest time that was seen; and, until the next
+//! boot, since when what is loaded.
+
+use crate::refusal::{Refusal, Result};
+use nix::fcntl::{Flock, FlockArg};
+use serde::{Deserialize, Serialize};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What outlives a boot.
+pub const FOLDER: &str = "/var/lib/uwt-firewall";
+/// What does not.
+pub const RUN: &str = "/run/uwt-firewall";
+/// What is loaded at boot, by nft alone.
+pub const BOOT: &str = "/var/lib/uwt-firewall/boot.nft";
+/// Touched by whatever loads rules: since when they are there.
+pub const SINCE: &str = "/run/uwt-firewall/since";
+
+/// What is known of the file for boot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Kept {
+    /// The policy's hash; empty: it is lockdown.
+    pub policy: String,
+    /// The generation of its marks.
+    pub generation: u32,
+    /// The latest time that was seen, in seconds since 1970: a clock that shows less has been set back.
+    pub clock: u64,
+}
+
+/// What is known of what is loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Running {
+    /// The hash of nft's listing right after it was loaded.
+    pub listing: String,
+    /// What could not be done as written.
+    pub warnings: Vec<String>,
+    /// Each time that somebody else took the rules away: when (seconds since 1970), and for how many milliseconds.
+    pub opened: Vec<(u64, u64)>,
+    /// When relays were read last, and how many; or why not.
+    pub relays: Option<String>,
+    /// Names that could not be resolved the last time.
+    pub unresolved: Vec<String>,
+}
+
+fn path_of(kind: &str) -> PathBuf {
+    match kind {
+        "kept" => Path::new(FOLDER).join("kept.json"),
+        _ => Path::new(RUN).join("running.json"),
+    }
+}
+
+fn cannot(path: &Path, e: &io::Error) -> Refusal {
+    let fix = match e.kind() {
+        io::ErrorKind::PermissionDenied => "run it as root",
+        _ => "",
+    };
+    Refusal::new(
+        format!("{}: cannot be written", path.display()),
+        e.to_string(),
+        fix,
+    )
+}
+
+/// Writes a file as a whole or not at all: beside it, to disk, then in its place.
+///
+/// # Errors
+/// The system's; the file is as it was.
+pub fn replace(path: &Path, text: &str) -> Result<()> {
+    let beside = path.with_extension("new");
+    let write = || {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&beside)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        match path.parent() {
+            Some(folder) => File::open(folder)?.sync_all(),
+            None => Ok(()),
+        }
+    };
+    write().map_err(|e| cannot(path, &e))
+}
+
+fn load<T: Default + for<'a> Deserialize<'a>>(kind: &str) -> T {
+    // What cannot be read is as if it were not there: nothing is let through for it.
+    fs::read_to_string(path_of(kind))
+        .ok()
+        .and_then(|t| serde_json::from_str(&t).ok())
+        .unwrap_or_default()
+}
+
+fn save<T: Serialize>(kind: &str, value: &T) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).unwrap_or_default();
+    replace(&path_of(kind), &(text + "\n"))
+}
+
+/// What is known of the file for boot.
+pub fn kept() -> Kept {
+    load("kept")
+}
+
+/// Writes it.
+///
+/// # Errors
+/// As [`replace`].
+pub fn keep(kept: &Kept) -> Result<()> {
+    save("kept", kept)
+}
+
+/// What is known of what is loaded.
+pub fn running() -> Running {
+    load("running")
+}
+
+/// Writes it.
+///
+/// # Errors
+/// As [`replace`].
+pub fn run(running: &Running) -> Result<()> {
+    save("running", running)
+}
+
+/// Takes both away.
+///
+/// # Errors
+/// The file for boot is still there.
+pub fn forget() -> Result<()> {
+    for path in [Path::new(BOOT).to_owned(), path_of("running"), SINCE.into()] {
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot(&path, &e)),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The time, in seconds since 1970, and never less than was seen before: a clock set back revives nothing.
+pub fn now() -> u64 {
+    let clock = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    clock.max(kept().clock)
+}
+
+/// One change at a time.
+///
+/// # Errors
+/// The lock cannot be made.
+pub fn lock() -> Result<Flock<File>> {
+    let path = Path::new(RUN).join("lock");
+    let open = || {
+        fs::create_dir_all(RUN)?;
+        File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+    };
+    let file = open().map_err(|e| cannot(&path, &e))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| cannot(&path, &e.into()))
+}
