@@ -10,7 +10,8 @@ package="$build debhelper dpkg-dev git"
 test="$demo $package shellcheck torsocks proxychains4 wget openssh-server python3 perl busybox-static musl-tools
     gcc-multilib golang-go iputils-ping netcat-openbsd gnupg dirmngr apt-utils libcap2-bin
     nodejs passwd file binutils mmdebstrap lintian piuparts
-    config-package-dev man-db bsdextrautils groff-base debian-archive-keyring"
+    config-package-dev man-db bsdextrautils groff-base debian-archive-keyring
+    nftables iptables openvpn wireguard-go wireguard-tools"
 
 case "${1:-}" in
     build) wanted=$build ;;

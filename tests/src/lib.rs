@@ -10,12 +10,14 @@
 //! | [`dns`] | a resolver for Tor's exits |
 //! | [`tornet`] | a private, real Tor network |
 //! | [`control`] | Tor's control port |
+//! | [`hosts`] | two hosts joined by a cable, for the firewall |
 //! | [`root`] | a Debian system in a folder, in which the package is really installed |
 //! | [`bed`] | where the binaries under test and the scratch files are |
 
 pub mod bed;
 pub mod control;
 pub mod dns;
+pub mod hosts;
 pub mod http;
 pub mod netns;
 pub mod root;

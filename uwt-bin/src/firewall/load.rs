@@ -104,8 +104,12 @@ pub struct Filling {
     pub relays: Option<String>,
 }
 
+/// The longest time that an element is given, in seconds; nft takes no more than some weeks. [`refresh`] gives it anew.
+const TIMEOUT_MAX: u64 = 7 * 86_400;
+
 /// An element anew, with a timeout that begins now: an `add` of what is there changes nothing.
 fn renew(out: &mut String, set: &str, element: &str, seconds: u64) {
+    let seconds = seconds.min(TIMEOUT_MAX);
     let _ = writeln!(
         out,
         "add element inet {TABLE} {set} {{ {element} timeout {seconds}s }}"
@@ -158,13 +162,14 @@ pub fn filling(p: &Prepared, now: u64) -> Filling {
     if p.rendered.relays {
         match relays::reachable(&p.policy, now) {
             Ok(r) => {
+                let left = (r.until - now).min(TIMEOUT_MAX);
                 for (set, v4) in RELAYS.into_iter().zip([true, false]) {
                     let _ = writeln!(out.text, "flush set inet {TABLE} {set}");
                     let elements: Vec<String> = r
                         .addresses
                         .iter()
                         .filter(|a| a.is_ipv4() == v4)
-                        .map(|a| format!("{} . {} timeout {}s", a.ip(), a.port(), r.until - now))
+                        .map(|a| format!("{} . {} timeout {left}s", a.ip(), a.port()))
                         .collect();
                     if !elements.is_empty() {
                         let _ = writeln!(

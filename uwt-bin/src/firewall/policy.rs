@@ -45,22 +45,25 @@ fn nowhere<T>(value: T) -> At<T> {
     Spanned::new(0..0, value)
 }
 
+/// Where in the file an error of a list's element stands: serde knows of the list alone. See [`unreadable`].
+const ELEMENT: char = '\u{1}';
+
 fn rule<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Vec<At<Rule>>, D::Error> {
-    /// A rule as it stands in a file.
-    #[derive(Deserialize)]
-    #[serde(try_from = "String")]
-    struct Text(Rule);
-    impl TryFrom<String> for Text {
-        type Error = String;
-        fn try_from(s: String) -> std::result::Result<Self, String> {
-            s.parse().map(Text)
-        }
-    }
-    let rules: Vec<At<Text>> = Deserialize::deserialize(d)?;
-    Ok(rules
+    let rules: Vec<At<String>> = Deserialize::deserialize(d)?;
+    rules
         .into_iter()
-        .map(|r| Spanned::new(r.span(), r.into_inner().0))
-        .collect())
+        .map(|text| {
+            let span = text.span();
+            match text.get_ref().parse() {
+                Ok(rule) => Ok(Spanned::new(span, rule)),
+                Err(why) => Err(serde::de::Error::custom(format!(
+                    "{}{ELEMENT}{:?}: {why}",
+                    span.start,
+                    text.get_ref()
+                ))),
+            }
+        })
+        .collect()
 }
 
 fn action<'de, D: Deserializer<'de>>(d: D) -> std::result::Result<Action, D::Error> {
@@ -787,10 +790,22 @@ impl Policy {
 
 /// What the TOML reader says, as this project says it.
 fn unreadable(file: &str, text: &str, e: &toml::de::Error) -> Refusal {
-    let line = e.span().map_or(1, |s| line_of(text, s.start));
-    let message = e.message();
+    let mut at = e.span().map_or(0, |s| s.start);
+    let mut message = e.message();
+    if let Some((byte, rest)) = message.split_once(ELEMENT) {
+        at = byte.parse().unwrap_or(at);
+        message = rest;
+    }
+    let line = line_of(text, at);
     let mut ticked = message.split('`').skip(1).step_by(2);
     let (what, fix) = match ticked.next().filter(|_| message.starts_with("unknown ")) {
+        Some(word) if message.starts_with("unknown variant ") => {
+            let known: Vec<String> = ticked.map(|w| format!("{w:?}")).collect();
+            (
+                format!("{word:?} is not known here"),
+                format!("it takes {}", known.join(", ")),
+            )
+        }
         Some(word) => {
             let near = nearest(word, ticked)
                 .map(|n| format!("did you mean {n:?}?"))

@@ -154,7 +154,8 @@ impl Tap {
             let name = nix::net::if_::if_indextoname(from.sll_ifindex as u32)
                 .map(|n| n.to_string_lossy().into_owned())
                 .unwrap_or_default();
-            if from.sll_pkttype == libc::PACKET_OUTGOING && name != "lo" && name != FAR {
+            let other_end = name == FAR || name.starts_with("uwt-t");
+            if from.sll_pkttype == libc::PACKET_OUTGOING && name != "lo" && !other_end {
                 out.push(Frame {
                     interface: name,
                     bytes: bytes.to_vec(),
@@ -338,8 +339,8 @@ fn build(p: &Prepared) -> Result<()> {
     );
     for (n, t) in tunnels(p).iter().enumerate() {
         batch += &format!(
-            "link add {t} type dummy\nlink set {t} arp off up\naddr add 10.250.{n}.2/24 dev {t}\n\
-             route add default dev {t} metric 100\n"
+            "link add {t} type veth peer name uwt-t{n}\nlink set uwt-t{n} arp off up\nlink set {t} arp off up\naddr add 10.250.{n}.2/24 dev {t}\n\
+             route add default dev {t} metric 10{n}\n"
         );
     }
     // VPN clients route their servers past the tunnel.

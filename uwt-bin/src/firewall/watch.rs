@@ -8,8 +8,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
-/// linux/netfilter/nfnetlink.h: NFNLGRP_NFTABLES.
-const GROUP: u32 = 7;
+/// linux/netfilter/nfnetlink.h: NFNLGRP_NFTABLES, as a bit.
+const GROUPS: u32 = 1 << (7 - 1);
 
 /// How often the time is kept when nothing else is to be done.
 const HOUR: Duration = Duration::from_secs(3600);
@@ -19,16 +19,13 @@ const AGAIN: Duration = Duration::from_secs(30);
 
 fn subscribe() -> std::io::Result<Socket> {
     let socket = Socket::open(libc::NETLINK_NETFILTER)?;
-    let group = GROUP;
-    // SAFETY: setsockopt(2) reads the number, which lives through the call.
+    // SAFETY: all zeroes are a valid sockaddr_nl, which lives through the call.
     let r = unsafe {
-        libc::setsockopt(
-            socket.0.as_raw_fd(),
-            libc::SOL_NETLINK,
-            libc::NETLINK_ADD_MEMBERSHIP,
-            (&raw const group).cast(),
-            size_of::<u32>() as u32,
-        )
+        let mut address: libc::sockaddr_nl = std::mem::zeroed();
+        address.nl_family = libc::AF_NETLINK as u16;
+        address.nl_groups = GROUPS;
+        let len = size_of::<libc::sockaddr_nl>() as u32;
+        libc::bind(socket.0.as_raw_fd(), (&raw const address).cast(), len)
     };
     if r != 0 {
         return Err(std::io::Error::last_os_error());

@@ -237,7 +237,7 @@ pub fn comment(text: &str) -> String {
     // NFTNL_UDATA_COMMENT_MAXLEN is 128 with the final NUL.
     text.chars()
         .map(|c| match c {
-            c if c.is_ascii_alphanumeric() || " _.,:;/=+*@()[]<>-".contains(c) => c,
+            c if c.is_ascii_alphanumeric() || " _.,:;/=+*@()[]<>!#-".contains(c) => c,
             _ => '?',
         })
         .take(127)

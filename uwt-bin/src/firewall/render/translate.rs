@@ -109,7 +109,7 @@ impl Render<'_> {
         exempt.sort_unstable();
         exempt.dedup();
         let c = self.out.base(
-            "redirect",
+            "translate_out",
             "type nat hook output priority -100; policy accept",
         );
         if !exempt.is_empty() {
@@ -171,7 +171,7 @@ impl Render<'_> {
             return;
         }
         let c = self.out.base(
-            "redirect_in",
+            "translate_in",
             "type nat hook prerouting priority dstnat; policy accept",
         );
         if !dns.is_empty() {
@@ -265,7 +265,7 @@ impl Render<'_> {
             return;
         }
         let c = self.out.base(
-            "masquerade",
+            "translate_after",
             "type nat hook postrouting priority srcnat; policy accept",
         );
         for (matches, why) in rules {
