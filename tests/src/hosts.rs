@@ -466,8 +466,20 @@ pub fn connect(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// bind(2).
+/// bind(2), again for a while where the port is in use: another test's child may hold a copy until it execs.
 pub fn bind(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
+    let end = Instant::now() + Duration::from_secs(5);
+    loop {
+        match bind_once(socket, to) {
+            Err(e) if e.raw_os_error() == Some(libc::EADDRINUSE) && Instant::now() < end => {
+                std::thread::yield_now();
+            }
+            other => return other,
+        }
+    }
+}
+
+fn bind_once(socket: &OwnedFd, to: SocketAddr) -> io::Result<()> {
     let one: libc::c_int = 1;
     let (s, len) = storage(to);
     // SAFETY: number and address live through the calls.

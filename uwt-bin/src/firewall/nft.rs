@@ -74,6 +74,27 @@ fn drain(child: &mut Child, until: Instant) -> io::Result<Option<(Vec<u8>, Vec<u
     Ok(Some((out, err)))
 }
 
+/// Moves a child, before it execs, into a network namespace of its own.
+fn aside(map: &[u8]) -> io::Result<()> {
+    let done = |r: isize| {
+        if r < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(r)
+    };
+    // SAFETY: flags; a C string; bytes that live through the call; a descriptor that has just been made.
+    unsafe {
+        if libc::unshare(libc::CLONE_NEWNET) == 0 {
+            return Ok(());
+        }
+        done(libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) as isize)?;
+        let file = done(libc::open(c"/proc/self/uid_map".as_ptr(), libc::O_WRONLY) as isize)?;
+        let written = done(libc::write(file as i32, map.as_ptr().cast(), map.len()));
+        libc::close(file as i32);
+        written.map(|_| ())
+    }
+}
+
 /// Runs nft with these arguments and this on its standard input; what it printed.
 ///
 /// # Errors
@@ -88,16 +109,11 @@ pub fn run(arguments: &[&str], input: &str, at: Where) -> Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     if at == Where::Aside {
-        // SAFETY: unshare(2) alone is called between fork and exec.
+        // As root of a user namespace, where need be: exec would take the capabilities away from anybody else.
+        let map = format!("0 {} 1", nix::unistd::geteuid());
+        // SAFETY: unshare(2), open(2), write(2) and close(2) alone are called between fork and exec.
         unsafe {
-            command.pre_exec(|| {
-                if libc::unshare(libc::CLONE_NEWNET) == 0
-                    || libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNET) == 0
-                {
-                    return Ok(());
-                }
-                Err(io::Error::last_os_error())
-            });
+            command.pre_exec(move || aside(map.as_bytes()));
         }
     }
     let mut child = command.spawn().map_err(|e| {
