@@ -3,6 +3,7 @@
 #   make build              target/release/{uwt,uwtctl,libtorshim.so}, usable from there
 #   make demo               a private Tor network, real commands through it, their circuits
 #   make test               everything: format, lints, shell, docs, unit and behaviour tests
+#   make test-firewall      the firewall alone: hosts joined by a cable, real packets
 #   make package            the Debian package, in target/package
 #   make bench              ratios against torsocks, proxychains4 and the bare command, in one run
 #   make fuzz [SECONDS=60]  each fuzz target for that long (needs a nightly toolchain)
@@ -19,7 +20,7 @@ SHARE    := $(DESTDIR)$(PREFIX)/share
 # Build paths must not end up in a library that lives in every process.
 export RUSTFLAGS := --remap-path-prefix=$(CURDIR)=uwt --remap-path-prefix=$(HOME)/.cargo=cargo $(RUSTFLAGS)
 
-.PHONY: vendor package package-unit test-package build demo test check unit behaviour bench fuzz miri install clean deps-build deps-test
+.PHONY: vendor install-uwt install-firewall test-firewall package package-unit test-package build demo test check unit behaviour bench fuzz miri install clean deps-build deps-test
 
 # Where crates come from: a vendor/ folder if there is one (`make vendor`), and then nothing is fetched.
 ifneq ($(wildcard vendor/.),)
@@ -36,13 +37,13 @@ demo: build
 	cargo build --release --locked -p uwt-tests --bins
 	sh tests/demo.sh
 
-test: deps-test check unit behaviour test-package
+test: deps-test check unit behaviour test-firewall test-package
 
 # What can be said without running the programs.
 check: build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	shellcheck tests/*.sh .ci/run etc/libexec/divert etc/profile.d/*.sh etc/completions/*.bash debian/uwt.p* debian/tests/smoke
+	shellcheck tests/*.sh .ci/run etc/libexec/divert etc/libexec/firewall-load etc/profile.d/*.sh etc/completions/*.bash debian/uwt.p* debian/tests/smoke
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
 	sh tests/check-shim.sh
 
@@ -53,6 +54,10 @@ unit: build
 # As root and, where root is, as an ordinary user too: root hides what setuid bits do.
 behaviour: build
 	cargo test --release --locked -p uwt-tests --bins --lib --test all --test corpora
+
+# Hosts joined by a cable, real packets.
+test-firewall: build deps-test
+	cargo test --release --locked -p uwt-tests --test firewall
 
 # The package, in Debian systems of its own; what Debian asks of it.
 test-package: deps-test
@@ -88,7 +93,17 @@ deps-build:
 deps-test:
 	sh tests/install-deps.sh test
 
-install:
+install: install-uwt install-firewall
+
+install-firewall:
+	install -D -m 0644 etc/uwt/firewall.toml $(DESTDIR)/etc/uwt/firewall.toml
+	install -D -m 0755 etc/libexec/firewall-load $(DESTDIR)$(PREFIX)/libexec/uwt/firewall-load
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system etc/systemd/*.service
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/sysctl.d etc/sysctl.d/*.conf
+	install -D -m 0644 -t $(SHARE)/man/man5 docs/man/firewall.toml.5
+	install -d -m 0700 $(DESTDIR)/var/lib/uwt-firewall
+
+install-uwt:
 	install -D -m 0755 $(RELEASE)/uwt $(DESTDIR)$(PREFIX)/bin/uwt
 	install -D -m 0755 $(RELEASE)/uwtctl $(DESTDIR)$(PREFIX)/bin/uwtctl
 	install -D -m 0644 $(RELEASE)/libtorshim.so $(DESTDIR)$(LIBDIR)/libtorshim.so
@@ -96,7 +111,7 @@ install:
 	install -D -m 0644 -t $(DESTDIR)/etc/uwt.d etc/uwt.d/*.toml
 	install -D -m 0644 -t $(DESTDIR)/etc/profile.d etc/profile.d/*
 	install -D -m 0644 -t $(SHARE)/man/man1 docs/man/*.1
-	install -D -m 0644 -t $(SHARE)/man/man5 docs/man/*.5
+	install -D -m 0644 -t $(SHARE)/man/man5 docs/man/uwt.toml.5
 	install -D -m 0644 -t $(SHARE)/man/man8 docs/man/*.8
 	for c in uwt uwtctl; do \
 		install -D -m 0644 etc/completions/$$c.bash $(SHARE)/bash-completion/completions/$$c && \

@@ -39,7 +39,7 @@ echo "piuparts in $suite"
 base=$(mktemp --suffix=.tar.gz)
 trap 'rm -f "$base"' EXIT
 tar -C ../roots/"$suite" -czf "$base" .
-piuparts -b "$base" -d "$suite" --no-eatmydata uwt_*.deb >piuparts.log 2>&1 || {
+piuparts -b "$base" -d "$suite" --no-eatmydata uwt_*.deb uwt-firewall_*.deb >piuparts.log 2>&1 || {
     grep -A 20 ERROR piuparts.log
     exit 1
 }

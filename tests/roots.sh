@@ -12,7 +12,7 @@ if [ "$(id -u)" != 0 ]; then
 fi
 mkdir -p target/roots
 mirror=$(sed -n 's/^URIs: *//p; s/^deb \(\[[^]]*\] \)*\(http[^ ]*\) .*/\2/p' /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | grep '/debian/*$' | head -n 1)
-packages=bash-completion,ca-certificates,cron,curl,git,gnupg,libcap2-bin,netcat-openbsd,openssh-client,procps,sudo,systemd,systemd-sysv,util-linux,zlib1g
+packages=bash-completion,ca-certificates,cron,curl,git,gnupg,iproute2,libcap2-bin,netcat-openbsd,nftables,openssh-client,procps,sudo,systemd,systemd-sysv,util-linux,zlib1g
 for suite in "$@"; do
     root=target/roots/$suite
     [ -e "$root" ] && continue

@@ -188,9 +188,7 @@ pub fn on<T: Send>(name: &str, f: impl FnOnce() -> io::Result<T> + Send) -> io::
 
 /// Makes a network namespace that `ip -n NAME` and [`on`] know.
 pub fn namespace(name: &str) -> io::Result<()> {
-    commands(&format!(
-        "ip netns add {name}\nip -n {name} link set lo up"
-    ))
+    commands(&format!("ip netns add {name}\nip -n {name} link set lo up"))
 }
 
 /// Answers everybody: TCP with what it is sent, UDP likewise; until the process ends.
@@ -307,7 +305,8 @@ impl Hosts {
         mark.extend_from_slice(format!("mark {:08}", self.marks).as_bytes());
         mark.resize(60, 0);
         // SAFETY: the frame lives through the call.
-        let sent = unsafe { libc::send(self.marker.as_raw_fd(), mark.as_ptr().cast(), mark.len(), 0) };
+        let sent =
+            unsafe { libc::send(self.marker.as_raw_fd(), mark.as_ptr().cast(), mark.len(), 0) };
         if sent < 0 {
             let e = Error::last_os_error();
             // A link that was down in between says so once.
@@ -333,9 +332,8 @@ impl Hosts {
                 );
                 (n, from)
             };
-            let n = usize::try_from(n).map_err(|_| {
-                Error::other(format!("the tap: {}", Error::last_os_error()))
-            })?;
+            let n = usize::try_from(n)
+                .map_err(|_| Error::other(format!("the tap: {}", Error::last_os_error())))?;
             if buf[..n] == mark[..] {
                 return Ok(out);
             }
@@ -354,18 +352,15 @@ impl Hosts {
             _ => 0,
         };
         let number = what.protocol(to);
-        Ok(self
-            .arrived()?
-            .iter()
-            .any(|p| {
-                p.protocol == number
-                    && match what {
-                        // Not what the kernel still sends for a socket from before, nor what others send there.
-                        What::Tcp | What::Udp => p.to == to && p.from.port() == local,
-                        What::Ping => p.to.ip() == to.ip() && matches!(p.icmp, Some(8 | 128)),
-                        What::Sctp => p.to.ip() == to.ip(),
-                    }
-            }))
+        Ok(self.arrived()?.iter().any(|p| {
+            p.protocol == number
+                && match what {
+                    // Not what the kernel still sends for a socket from before, nor what others send there.
+                    What::Tcp | What::Udp => p.to == to && p.from.port() == local,
+                    What::Ping => p.to.ip() == to.ip() && matches!(p.icmp, Some(8 | 128)),
+                    What::Sctp => p.to.ip() == to.ip(),
+                }
+        }))
     }
 }
 

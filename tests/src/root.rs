@@ -108,8 +108,8 @@ impl Root {
         const ENTER: &str = "for t in proc sysfs:sys tmpfs:run tmpfs:dev cgroup2:sys/fs/cgroup; do \
                  mount -t ${t%:*} none \"$0/${t#*:}\"; done && \
              for n in null zero full random urandom tty; do touch \"$0/dev/$n\" && mount --bind /dev/$n \"$0/dev/$n\"; done && \
-             ln -s /proc/self/fd \"$0/dev/fd\" && mkdir \"$0/dev/shm\" && cd / && \
-             exec chroot \"$0\" env -i container=uwt-tests PATH=/usr/sbin:/usr/bin /lib/systemd/systemd \
+             ln -s /proc/self/fd \"$0/dev/fd\" && mkdir \"$0/dev/shm\" && cd \"$0\" && \
+             pivot_root . mnt && umount -l mnt && exec env -i container=uwt-tests PATH=/usr/sbin:/usr/bin /lib/systemd/systemd \
              --unit=uwt-test.service --log-level=err --log-target=console --show-status=no";
         fs::write(self.file("/root/script"), script)?;
         fs::write(self.file("/etc/systemd/system/uwt-test.service"), UNIT)?;

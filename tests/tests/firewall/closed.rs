@@ -12,15 +12,39 @@ use uwt_tests::run::Run;
 
 pub(crate) fn tests(world: &Arc<World>) -> Vec<Trial> {
     vec![
-        test(world, "closed: a policy with a mistake, later and at first", mistake),
-        test(world, "closed: messages name line, word and what to do", messages),
+        test(
+            world,
+            "closed: a policy with a mistake, later and at first",
+            mistake,
+        ),
+        test(
+            world,
+            "closed: messages name line, word and what to do",
+            messages,
+        ),
         test(world, "closed: without nft", without_nft),
-        test(world, "closed: nft that fails, hangs, lies or is killed", bad_nft),
-        test(world, "closed: uwtctl killed at any moment of a load", killed),
-        test(world, "closed: users and interfaces that do not exist", absent),
+        test(
+            world,
+            "closed: nft that fails, hangs, lies or is killed",
+            bad_nft,
+        ),
+        test(
+            world,
+            "closed: uwtctl killed at any moment of a load",
+            killed,
+        ),
+        test(
+            world,
+            "closed: users and interfaces that do not exist",
+            absent,
+        ),
         test(world, "closed: somebody flushes all rules", flushed),
         test(world, "closed: somebody else's accept", foreign_accept),
-        test(world, "closed: the file for boot, loaded by nft alone", boot_file),
+        test(
+            world,
+            "closed: the file for boot, loaded by nft alone",
+            boot_file,
+        ),
         test(world, "others: their tables stay as they are", others),
     ]
 }
@@ -35,7 +59,10 @@ fn web() -> SocketAddr {
 fn holds(h: &mut Hosts, tor: bool) -> Result {
     for uid in [ALICE, BOB, 0] {
         for what in [What::Tcp, What::Udp] {
-            ensure!(!h.gets_out(uid, what, web())?, "uid {uid} gets out by {what:?}");
+            ensure!(
+                !h.gets_out(uid, what, web())?,
+                "uid {uid} gets out by {what:?}"
+            );
         }
     }
     let out = h.gets_out(TOR, What::Tcp, web())?;
@@ -44,11 +71,17 @@ fn holds(h: &mut Hosts, tor: bool) -> Result {
 }
 
 fn mistake(h: &mut Hosts) -> Result {
-    ensure!(h.gets_out(ALICE, What::Udp, web())?, "nothing is seen without rules");
+    ensure!(
+        h.gets_out(ALICE, What::Udp, web())?,
+        "nothing is seen without rules"
+    );
     // At first: nothing is loaded, so the host is locked down.
     h.policy("profile = \"tor-hots\"\n")?;
     let o = h.uwtctl("firewall apply").run()?.expect(125)?;
-    ensure!(o.err.contains("firewall.toml:1") && o.err.contains("locked down now"), "{o:#?}");
+    ensure!(
+        o.err.contains("firewall.toml:1") && o.err.contains("locked down now"),
+        "{o:#?}"
+    );
     holds(h, false)?;
     let again = h.uwtctl("firewall apply").run()?.expect(125)?;
     ensure!(again.err.contains("stays locked down"), "{again:#?}");
@@ -56,12 +89,20 @@ fn mistake(h: &mut Hosts) -> Result {
     holds(h, true)?;
     // Later: what was loaded stays.
     let rules = hosts::nft_list("-s -t list table inet uwt")?;
-    for wrong in ["[tor]\nuser = [\"4001\"]\n", "not toml", "[tor]\nusers = [\"a b\"]\n", "[zone.x]\nuser = \"1\"\nrules = [\"allow\"]\n"] {
+    for wrong in [
+        "[tor]\nuser = [\"4001\"]\n",
+        "not toml",
+        "[tor]\nusers = [\"a b\"]\n",
+        "[zone.x]\nuser = \"1\"\nrules = [\"allow\"]\n",
+    ] {
         h.policy(wrong)?;
         let o = h.uwtctl("firewall apply").run()?.expect(125)?;
         ensure!(o.err.contains("that were loaded stay"), "{wrong}: {o:#?}");
     }
-    ensure!(rules == hosts::nft_list("-s -t list table inet uwt")?, "the rules have changed");
+    ensure!(
+        rules == hosts::nft_list("-s -t list table inet uwt")?,
+        "the rules have changed"
+    );
     holds(h, true)?;
     // A file that somebody else could have written is no policy.
     h.policy(WHO)?;
@@ -76,20 +117,65 @@ fn mistake(h: &mut Hosts) -> Result {
 
 fn messages(h: &mut Hosts) -> Result {
     for (policy, says) in [
-        ("\n[tor]\nusrs = []\n", ["firewall.toml:3: unknown key \"usrs\"", "did you mean \"users\"?"]),
-        ("profile = \"tor\"\n", ["firewall.toml:1: \"tor\" is not known here", "\"tor-host\""]),
-        ("[lan]\nnetworks = [\"10.0.0.0/33\"]\n", ["firewall.toml:2:", "10.0.0.0/33"]),
-        ("[vpn]\ninterfaces = [\"a name that is too long\"]\n", ["firewall.toml:2:", "no interface's name"]),
-        ("[vpn]\nservers = [\"vpn.example.org\"]\n", ["firewall.toml:2:", "the address in numbers"]),
+        (
+            "\n[tor]\nusrs = []\n",
+            [
+                "firewall.toml:3: unknown key \"usrs\"",
+                "did you mean \"users\"?",
+            ],
+        ),
+        (
+            "profile = \"tor\"\n",
+            ["firewall.toml:1: \"tor\" is not known here", "\"tor-host\""],
+        ),
+        (
+            "[lan]\nnetworks = [\"10.0.0.0/33\"]\n",
+            ["firewall.toml:2:", "10.0.0.0/33"],
+        ),
+        (
+            "[vpn]\ninterfaces = [\"a name that is too long\"]\n",
+            ["firewall.toml:2:", "no interface's name"],
+        ),
+        (
+            "[vpn]\nservers = [\"vpn.example.org\"]\n",
+            ["firewall.toml:2:", "the address in numbers"],
+        ),
         ("profile = \"vpn\"\n", ["without a tunnel", "name it"]),
-        ("[zone.x]\nrules = []\n", ["firewall.toml:1: zone \"x\" is not one thing", "give it one of"]),
-        ("[zone.x]\nuser = \"1\"\nrules = [\n  \"accept\",\n  \"accept port=1\",\n]\n", ["firewall.toml:5:", "did you mean"]),
-        ("[zone.x]\nuser = \"1\"\nrules = [\"accept expire=+60\"]\n", ["firewall.toml:3:", "seconds since 1970"]),
-        ("[[incoming]]\nname = \"x\"\n", ["firewall.toml:1: what comes in", "names its ports"]),
-        ("[tor]\ntrans_port = 0\n", ["tor.trans_port is 0", "1 to 65535"]),
-        ("ipv6 = \"yes\"\n", ["firewall.toml:1:", "expected a boolean"]),
-        ("[zone.\"a b\"]\nuser = \"1\"\n", ["firewall.toml:1:", "no zone's name"]),
-        ("[tor]\nusers = [\"root; accept\"]\n", ["firewall.toml:2:", "no user's"]),
+        (
+            "[zone.x]\nrules = []\n",
+            [
+                "firewall.toml:1: zone \"x\" is not one thing",
+                "give it one of",
+            ],
+        ),
+        (
+            "[zone.x]\nuser = \"1\"\nrules = [\n  \"accept\",\n  \"accept port=1\",\n]\n",
+            ["firewall.toml:5:", "did you mean"],
+        ),
+        (
+            "[zone.x]\nuser = \"1\"\nrules = [\"accept expire=+60\"]\n",
+            ["firewall.toml:3:", "seconds since 1970"],
+        ),
+        (
+            "[[incoming]]\nname = \"x\"\n",
+            ["firewall.toml:1: what comes in", "names its ports"],
+        ),
+        (
+            "[tor]\ntrans_port = 0\n",
+            ["tor.trans_port is 0", "1 to 65535"],
+        ),
+        (
+            "ipv6 = \"yes\"\n",
+            ["firewall.toml:1:", "expected a boolean"],
+        ),
+        (
+            "[zone.\"a b\"]\nuser = \"1\"\n",
+            ["firewall.toml:1:", "no zone's name"],
+        ),
+        (
+            "[tor]\nusers = [\"root; accept\"]\n",
+            ["firewall.toml:2:", "no user's"],
+        ),
     ] {
         h.policy(policy)?;
         let o = h.uwtctl("firewall check").user(65_534).run()?.expect(125)?;
@@ -100,13 +186,19 @@ fn messages(h: &mut Hosts) -> Result {
     // What is well is said, as an ordinary user too.
     h.policy(WHO)?;
     let o = h.uwtctl("firewall check").user(65_534).run()?.expect(0)?;
-    ensure!(o.out.starts_with("tor-host: ") && o.out.contains("takes them"), "{o:#?}");
+    ensure!(
+        o.out.starts_with("tor-host: ") && o.out.contains("takes them"),
+        "{o:#?}"
+    );
     let o = h.uwtctl("firewall check --json").run()?.expect(0)?;
     ensure!(o.out.contains("\"ok\": true"), "{o:#?}");
     // And who may not load is told, and has changed nothing.
     let o = h.uwtctl("firewall apply").user(65_534).run()?.expect(125)?;
     ensure!(o.err.contains("root"), "{o:#?}");
-    ensure!(hosts::nft_list("list tables")?.is_empty(), "a refused command changed something");
+    ensure!(
+        hosts::nft_list("list tables")?.is_empty(),
+        "a refused command changed something"
+    );
     Ok(())
 }
 
@@ -129,7 +221,10 @@ fn without_nft(h: &mut Hosts) -> Result {
     commands("chmod 644 /run/nft.fake")?;
     h.policy(&format!("{WHO}[lan]\nout = true\n"))?;
     let o = h.uwtctl("firewall apply").run()?.expect(125)?;
-    ensure!(o.err.contains("/usr/sbin/nft cannot be run") && o.err.contains("stay"), "{o:#?}");
+    ensure!(
+        o.err.contains("/usr/sbin/nft cannot be run") && o.err.contains("stay"),
+        "{o:#?}"
+    );
     holds(h, true)?;
     // With nothing loaded, nothing can be: that is said in so many words.
     commands("/run/nft.real flush ruleset")?;
@@ -142,12 +237,19 @@ fn bad_nft(h: &mut Hosts) -> Result {
     load(h, WHO)?;
     h.policy(&format!("{WHO}[lan]\nout = true\n"))?;
     // Fails: as for a kernel without one of the expressions.
-    instead_of_nft("#!/bin/sh\necho 'Error: Could not process rule: No such file or directory' >&2\nexit 1\n")?;
+    instead_of_nft(
+        "#!/bin/sh\necho 'Error: Could not process rule: No such file or directory' >&2\nexit 1\n",
+    )?;
     let o = h.uwtctl("firewall apply").run()?.expect(125)?;
-    ensure!(o.err.contains("Could not process rule") && o.err.contains("stay"), "{o:#?}");
+    ensure!(
+        o.err.contains("Could not process rule") && o.err.contains("stay"),
+        "{o:#?}"
+    );
     holds(h, true)?;
     // Lies: says that all is well and has done nothing. What is read back counts.
-    instead_of_nft("#!/bin/sh\ncase \"$*\" in '-f -') cat > /dev/null; exit 0;; esac\nexec /run/nft.real \"$@\"\n")?;
+    instead_of_nft(
+        "#!/bin/sh\ncase \"$*\" in '-f -') cat > /dev/null; exit 0;; esac\nexec /run/nft.real \"$@\"\n",
+    )?;
     let o = h.uwtctl("firewall apply").run()?.expect(125)?;
     ensure!(o.err.contains("read back are others"), "{o:#?}");
     holds(h, true)?;
@@ -158,14 +260,22 @@ fn bad_nft(h: &mut Hosts) -> Result {
     holds(h, true)?;
     // Hangs: uwtctl is ended from outside, as systemd does it after its time; the rules are as before.
     instead_of_nft("#!/bin/sh\nexec sleep 600\n")?;
-    let o = h.uwtctl("firewall apply").limit(Duration::from_secs(2)).run()?;
+    let o = h
+        .uwtctl("firewall apply")
+        .limit(Duration::from_secs(2))
+        .run()?;
     ensure!(o.code() == -1, "{o:#?}");
     holds(h, true)?;
     // A first load that fails: locked down by what could be loaded before.
-    instead_of_nft("#!/bin/sh\nt=$(cat)\ncase \"$t\" in *'chain output'*skuid*) echo no such expression >&2; exit 1;; esac\nprintf '%s\\n' \"$t\" | exec /run/nft.real \"$@\"\n")?;
+    instead_of_nft(
+        "#!/bin/sh\nt=$(cat)\ncase \"$t\" in *'chain output'*skuid*) echo no such expression >&2; exit 1;; esac\nprintf '%s\\n' \"$t\" | exec /run/nft.real \"$@\"\n",
+    )?;
     commands("/run/nft.real flush ruleset")?;
     let o = h.uwtctl("firewall apply").run()?.expect(125)?;
-    ensure!(o.err.contains("no such expression") && o.err.contains("locked down"), "{o:#?}");
+    ensure!(
+        o.err.contains("no such expression") && o.err.contains("locked down"),
+        "{o:#?}"
+    );
     holds(h, false)?;
     // And with the real one all is well again.
     commands("umount /usr/sbin/nft")?;
@@ -183,7 +293,10 @@ struct Prober {
 impl Prober {
     fn start() -> Result<Prober> {
         let here = std::fs::File::open("/proc/thread-self/ns/net")?;
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stop, sent) = (
+            Arc::new(AtomicBool::new(false)),
+            Arc::new(AtomicU64::new(0)),
+        );
         let (a, b) = (stop.clone(), sent.clone());
         let thread = std::thread::spawn(move || {
             use std::os::fd::AsRawFd;
@@ -197,7 +310,11 @@ impl Prober {
                 b.fetch_add(1, Ordering::Relaxed);
             }
         });
-        Ok(Prober { stop, sent, thread: Some(thread) })
+        Ok(Prober {
+            stop,
+            sent,
+            thread: Some(thread),
+        })
     }
 
     fn end(mut self) -> u64 {
@@ -254,7 +371,10 @@ fn killed(h: &mut Hosts) -> Result {
         child.wait()?;
         let tables = hosts::nft_list("list tables")?;
         if tables.contains("uwt") {
-            ensure!(!h.gets_out(ALICE, What::Udp, web())?, "step {n}: open with {tables}");
+            ensure!(
+                !h.gets_out(ALICE, What::Udp, web())?,
+                "step {n}: open with {tables}"
+            );
         }
     }
     Ok(())
@@ -284,12 +404,17 @@ fn flushed(h: &mut Hosts) -> Result {
     load(h, WHO)?;
     let _watch = watch(h)?;
     let running = || -> Result<bool> { Ok(hosts::nft_list("list tables")?.contains("inet uwt")) };
-    for how in ["flush ruleset", "delete table inet uwt", "flush table inet uwt"] {
+    for how in [
+        "flush ruleset",
+        "delete table inet uwt",
+        "flush table inet uwt",
+    ] {
         commands(&format!("/usr/sbin/nft {how}"))?;
         let mut came_back = false;
         let end = Instant::now() + Duration::from_secs(10);
         while Instant::now() < end && !came_back {
-            came_back = running()? && hosts::nft_list("list chain inet uwt output").is_ok_and(|c| c.contains("goto"));
+            came_back = running()?
+                && hosts::nft_list("list chain inet uwt output").is_ok_and(|c| c.contains("goto"));
             std::thread::sleep(Duration::from_millis(5));
         }
         ensure!(came_back, "{how}: not loaded again");
@@ -300,7 +425,10 @@ fn flushed(h: &mut Hosts) -> Result {
     while Instant::now() < end && !said.contains("loaded again after") {
         said = h.uwtctl("firewall status").run()?.out;
     }
-    ensure!(said.contains("somebody took the rules away; loaded again after"), "{said}");
+    ensure!(
+        said.contains("somebody took the rules away; loaded again after"),
+        "{said}"
+    );
     // Lockdown and off are not undone by it.
     h.uwtctl("firewall lockdown").run()?.expect(0)?;
     commands("/usr/sbin/nft flush ruleset")?;
@@ -311,7 +439,10 @@ fn flushed(h: &mut Hosts) -> Result {
     holds(h, false)?;
     h.uwtctl("firewall off --yes").run()?.expect(0)?;
     ensure!(!running()?, "off, and there again");
-    ensure!(h.gets_out(ALICE, What::Udp, web())?, "off, and still closed");
+    ensure!(
+        h.gets_out(ALICE, What::Udp, web())?,
+        "off, and still closed"
+    );
     Ok(())
 }
 
@@ -338,7 +469,10 @@ fn boot_file(h: &mut Hosts) -> Result {
         Ok(o.err)
     };
     boot(0)?;
-    ensure!(before == hosts::nft_list("-s -t list table inet uwt")?, "a boot loads others");
+    ensure!(
+        before == hosts::nft_list("-s -t list table inet uwt")?,
+        "a boot loads others"
+    );
     h.uwtctl("firewall status").run()?.expect(0)?;
     holds(h, true)?;
     // The file is damaged, or gone: lockdown.
@@ -361,7 +495,10 @@ fn boot_file(h: &mut Hosts) -> Result {
     boot(0)?;
     let one = hosts::nft_list("-s list table inet uwt_lockdown")?;
     h.uwtctl("firewall lockdown").run()?.expect(0)?;
-    ensure!(one == hosts::nft_list("-s list table inet uwt_lockdown")?, "they differ");
+    ensure!(
+        one == hosts::nft_list("-s list table inet uwt_lockdown")?,
+        "they differ"
+    );
     Ok(())
 }
 
@@ -413,7 +550,10 @@ fn others(h: &mut Hosts) -> Result {
     let theirs = || -> Result<String> {
         let all = hosts::nft_list("-s list ruleset")?;
         let mut out = String::new();
-        for table in all.split("\ntable ").map(|t| t.trim_start_matches("table ")) {
+        for table in all
+            .split("\ntable ")
+            .map(|t| t.trim_start_matches("table "))
+        {
             if !table.starts_with("inet uwt") {
                 out += table.trim_end();
                 out += "\n";
@@ -422,11 +562,26 @@ fn others(h: &mut Hosts) -> Result {
         Ok(out)
     };
     let before = theirs()?;
-    ensure!(before.contains("DOCKER") && before.contains("by hand"), "{before}");
-    for words in ["apply", "apply", "lockdown", "apply", "test", "status", "off --yes"] {
+    ensure!(
+        before.contains("DOCKER") && before.contains("by hand"),
+        "{before}"
+    );
+    for words in [
+        "apply",
+        "apply",
+        "lockdown",
+        "apply",
+        "test",
+        "status",
+        "off --yes",
+    ] {
         h.policy(WHO)?;
         h.uwtctl(&format!("firewall {words}")).run()?.expect(0)?;
-        ensure!(theirs()? == before, "{words} changed them:\n{before}\n{}", theirs()?);
+        ensure!(
+            theirs()? == before,
+            "{words} changed them:\n{before}\n{}",
+            theirs()?
+        );
     }
     Ok(())
 }

@@ -12,11 +12,27 @@ use uwt_tests::hosts::{self, Hosts, INTERNET, NEAR, What, on};
 pub(crate) fn tests(world: &Arc<World>) -> Vec<Trial> {
     vec![
         test(world, "flows: open before the rules", before),
-        test(world, "flows: answers of a connection from before, the other way", before_in),
-        test(world, "flows: Tor's user taken out of the policy", taken_out),
-        test(world, "flows: what stays allowed goes on, download or upload", goes_on),
+        test(
+            world,
+            "flows: answers of a connection from before, the other way",
+            before_in,
+        ),
+        test(
+            world,
+            "flows: Tor's user taken out of the policy",
+            taken_out,
+        ),
+        test(
+            world,
+            "flows: what stays allowed goes on, download or upload",
+            goes_on,
+        ),
         test(world, "flows: the last packets of closed sockets", orphans),
-        test(world, "flows: a closed connection's port used by another user", reused),
+        test(
+            world,
+            "flows: a closed connection's port used by another user",
+            reused,
+        ),
         test(world, "flows: 200 reloads under a flood", flood),
     ]
 }
@@ -49,11 +65,16 @@ fn alive(socket: &OwnedFd) -> Result<bool> {
 
 fn before(h: &mut Hosts) -> Result {
     // Conntrack knows connections only while somebody's rules ask it to: others' do, as Docker's.
-    hosts::nft("table inet other { chain c { type filter hook output priority 0; ct state new counter\n }\n }\n")?;
+    hosts::nft(
+        "table inet other { chain c { type filter hook output priority 0; ct state new counter\n }\n }\n",
+    )?;
     let alice = open(ALICE, 443)?;
     let tor = open(TOR, 443)?;
     let udp = hosts::send(ALICE, What::Udp, SocketAddr::new(INTERNET, 4000))?;
-    ensure!(alive(&alice)? && alive(&tor)?, "not connected before the rules");
+    ensure!(
+        alive(&alice)? && alive(&tor)?,
+        "not connected before the rules"
+    );
     load(h, WHO)?;
     h.arrived()?;
     ensure!(!alive(&alice)?, "alice's connection goes on");
@@ -66,7 +87,9 @@ fn before(h: &mut Hosts) -> Result {
 }
 
 fn before_in(h: &mut Hosts) -> Result {
-    hosts::nft("table inet other { chain c { type filter hook output priority 0; ct state new counter\n }\n }\n")?;
+    hosts::nft(
+        "table inet other { chain c { type filter hook output priority 0; ct state new counter\n }\n }\n",
+    )?;
     hosts::serve(8001)?;
     let come = || -> std::io::Result<OwnedFd> {
         on("far", || {
@@ -84,10 +107,16 @@ fn before_in(h: &mut Hosts) -> Result {
     let seen = h.arrived()?;
     ensure!(seen.is_empty(), "{seen:?}");
     // And one that the policy lets in survives a change, though nothing but this host sends.
-    load(h, &format!("{WHO}[[incoming]]\nname = \"web\"\nports = [8001]\n"))?;
+    load(
+        h,
+        &format!("{WHO}[[incoming]]\nname = \"web\"\nports = [8001]\n"),
+    )?;
     let inward = come()?;
     ensure!(alive(&inward)?, "nothing comes in though it may");
-    load(h, &format!("{WHO}[lan]\nout = true\n[[incoming]]\nname = \"web\"\nports = [8001]\n"))?;
+    load(
+        h,
+        &format!("{WHO}[lan]\nout = true\n[[incoming]]\nname = \"web\"\nports = [8001]\n"),
+    )?;
     ensure!(alive(&inward)?, "it does not survive a change");
     Ok(())
 }
@@ -154,7 +183,10 @@ fn reused(h: &mut Hosts) -> Result {
     // A clearnet user's datagrams: conntrack keeps them, marked, after the socket is closed.
     let to = SocketAddr::new(INTERNET, 4001);
     let clear = hosts::send(CLEAR, What::Udp, to)?;
-    ensure!(hosts::wait(&clear, libc::POLLIN, Duration::from_secs(3)), "no answer");
+    ensure!(
+        hosts::wait(&clear, libc::POLLIN, Duration::from_secs(3)),
+        "no answer"
+    );
     let local = std::net::UdpSocket::from(clear.try_clone()?).local_addr()?;
     drop(clear);
     for uid in [BOB, 0] {
@@ -175,7 +207,8 @@ fn reused(h: &mut Hosts) -> Result {
     ensure!(!h.arrived()?.is_empty(), "its own does not go on");
     let status = h.uwtctl("firewall status").run()?.expect(0)?.out;
     ensure!(
-        status.contains("out: uid 4005 to 198.51.100.7, udp 4001") && status.contains("out: root to"),
+        status.contains("out: uid 4005 to 198.51.100.7, udp 4001")
+            && status.contains("out: root to"),
         "{status}"
     );
     Ok(())
@@ -218,7 +251,12 @@ fn flood(h: &mut Hosts) -> Result {
     result?;
     let seen = h.arrived()?;
     let sent = sent.load(Ordering::Relaxed);
-    ensure!(seen.is_empty(), "{} of {sent} left: {:?}", seen.len(), seen.first());
+    ensure!(
+        seen.is_empty(),
+        "{} of {sent} left: {:?}",
+        seen.len(),
+        seen.first()
+    );
     ensure!(sent > 10_000, "the flood sent {sent} only");
     Ok(())
 }

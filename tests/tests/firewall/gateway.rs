@@ -9,7 +9,11 @@ use uwt_tests::hosts::{self, Fate, Hosts, INTERNET, What, commands, namespace, o
 
 pub(crate) fn tests(world: &Arc<World>) -> Vec<Trial> {
     vec![
-        test(world, "gateway: off, what uses no SocksPort gets nothing", off),
+        test(
+            world,
+            "gateway: off, what uses no SocksPort gets nothing",
+            off,
+        ),
         test(world, "gateway: TCP and DNS, each by itself", transparent),
     ]
 }
@@ -32,7 +36,9 @@ fn workstation() -> Result {
 }
 
 fn from(what: What, to: SocketAddr) -> Result<bool> {
-    Ok(on("work", || hosts::ask(0, what, to, Duration::from_millis(700)))? == Fate::Answered)
+    Ok(on("work", || {
+        hosts::ask(0, what, to, Duration::from_millis(700))
+    })? == Fate::Answered)
 }
 
 const SOCKS: &str = "[tor]\nusers = [\"4001\"]\n[[incoming]]\nname = \"SocksPort\"\nports = [9050]\ninterfaces = [\"int0\"]\n";
@@ -40,10 +46,16 @@ const SOCKS: &str = "[tor]\nusers = [\"4001\"]\n[[incoming]]\nname = \"SocksPort
 fn off(h: &mut Hosts) -> Result {
     workstation()?;
     let web = SocketAddr::new(INTERNET, 80);
-    ensure!(from(What::Udp, "10.152.152.10:5353".parse()?)?, "nothing is reached without rules");
+    ensure!(
+        from(What::Udp, "10.152.152.10:5353".parse()?)?,
+        "nothing is reached without rules"
+    );
     load(h, SOCKS)?;
     h.arrived()?;
-    ensure!(from(What::Tcp, "10.152.152.10:9050".parse()?)?, "the SocksPort is not reached");
+    ensure!(
+        from(What::Tcp, "10.152.152.10:9050".parse()?)?,
+        "the SocksPort is not reached"
+    );
     for (what, to) in [
         (What::Tcp, web),
         (What::Udp, web),
@@ -58,8 +70,18 @@ fn off(h: &mut Hosts) -> Result {
     ensure!(seen.is_empty(), "{seen:?}");
     // What `test` says of it.
     let o = h.uwtctl("firewall test").run()?.expect(0)?;
-    for line in ["transparent DNS is off", "transparent TCP is off", "transparent proxying is off"] {
-        ensure!(o.out.lines().any(|l| l.starts_with("kept") && l.contains(line)), "{}", o.out);
+    for line in [
+        "transparent DNS is off",
+        "transparent TCP is off",
+        "transparent proxying is off",
+    ] {
+        ensure!(
+            o.out
+                .lines()
+                .any(|l| l.starts_with("kept") && l.contains(line)),
+            "{}",
+            o.out
+        );
     }
     Ok(())
 }
@@ -70,18 +92,28 @@ fn transparent(h: &mut Hosts) -> Result {
     for (lines, tcp, udp) in [
         ("tcp_interfaces = [\"int0\"]", true, false),
         ("dns_interfaces = [\"int*\"]", false, true),
-        ("tcp_interfaces = [\"int0\"]\ndns_interfaces = [\"int0\"]", true, true),
+        (
+            "tcp_interfaces = [\"int0\"]\ndns_interfaces = [\"int0\"]",
+            true,
+            true,
+        ),
     ] {
         load(h, &format!("{SOCKS}[transparent]\n{lines}\n"))?;
         h.arrived()?;
         ensure!(from(What::Tcp, web)? == tcp, "{lines}: TCP");
         ensure!(from(What::Udp, dns)? == udp, "{lines}: DNS");
         ensure!(!from(What::Udp, web)?, "{lines}: other UDP");
-        ensure!(!from(What::Tcp, "10.152.152.10:22".parse()?)?, "{lines}: the host's own ssh");
+        ensure!(
+            !from(What::Tcp, "10.152.152.10:22".parse()?)?,
+            "{lines}: the host's own ssh"
+        );
         let seen = h.arrived()?;
         ensure!(seen.is_empty(), "{lines}: {seen:?}");
     }
     let torrc = h.uwtctl("firewall render --torrc").run()?.expect(0)?.out;
-    ensure!(torrc.contains("TransPort 0.0.0.0:9040") && torrc.contains("DNSPort 0.0.0.0:5353"), "{torrc}");
+    ensure!(
+        torrc.contains("TransPort 0.0.0.0:9040") && torrc.contains("DNSPort 0.0.0.0:5353"),
+        "{torrc}"
+    );
     Ok(())
 }

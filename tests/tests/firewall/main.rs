@@ -90,7 +90,9 @@ fn main() -> ExitCode {
     // SAFETY: a plain number.
     if unsafe { libc::geteuid() } != 0 {
         println!("skipped: 1");
-        println!("  firewall: hosts are network namespaces with users of their own, which needs root");
+        println!(
+            "  firewall: hosts are network namespaces with users of their own, which needs root"
+        );
         return ExitCode::SUCCESS;
     }
     let bed = match Bed::make() {

@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use uwt_tests::hosts::{
-    Fate, Hosts, INTERNET, INTERNET6, LAN, NEAR, UPLINK, What, answered, ask, commands, on, serve, serve_at,
+    Fate, Hosts, INTERNET, INTERNET6, LAN, NEAR, UPLINK, What, answered, ask, commands, on, serve,
+    serve_at,
 };
 use uwt_tests::run::Run;
 
@@ -22,14 +23,26 @@ pub(crate) fn tests(world: &Arc<World>) -> Vec<Trial> {
         test(world, "tor-host: DHCP where it is asked for", dhcp),
         test(world, "tor-host: what comes in", incoming),
         test(world, "tor-host: ICMP that comes in", icmp_in),
-        test(world, "tor-host: impossible flags, fragments, multicast", odd_packets),
+        test(
+            world,
+            "tor-host: impossible flags, fragments, multicast",
+            odd_packets,
+        ),
         test(world, "tor-host: by the VPN alone", before_tor),
         test(world, "tor-host: relays of the consensus alone", relays),
         test(world, "loopback: services for their users", loopback),
-        test(world, "loopback: all of it closed but for what is named", loopback_closed),
+        test(
+            world,
+            "loopback: all of it closed but for what is named",
+            loopback_closed,
+        ),
         test(world, "redirects: mapped addresses", automap),
         test(world, "redirects: DNS of the host", dns),
-        test(world, "redirects: transparent for listed users", transparent),
+        test(
+            world,
+            "redirects: transparent for listed users",
+            transparent,
+        ),
     ]
 }
 
@@ -49,11 +62,19 @@ fn who(h: &mut Hosts) -> Result {
     // Controls: without rules everything arrives.
     for what in ALL {
         for to in [INTERNET, LAN] {
-            ensure!(h.gets_out(ALICE, what, at(to, 443))?, "{what:?} to {to} is not seen");
+            ensure!(
+                h.gets_out(ALICE, what, at(to, 443))?,
+                "{what:?} to {to} is not seen"
+            );
         }
     }
     load(h, WHO)?;
-    for (name, uid) in [("tor", TOR), ("clearnet", CLEAR), ("alice", ALICE), ("root", 0)] {
+    for (name, uid) in [
+        ("tor", TOR),
+        ("clearnet", CLEAR),
+        ("alice", ALICE),
+        ("root", 0),
+    ] {
         for what in ALL {
             for to in [INTERNET, LAN] {
                 let wanted = uid == CLEAR || (uid == TOR && what == What::Tcp);
@@ -67,8 +88,14 @@ fn who(h: &mut Hosts) -> Result {
         }
     }
     // And answers come back.
-    ensure!(answered(TOR, What::Tcp, at(INTERNET, 9001))?, "Tor gets no answer");
-    ensure!(answered(CLEAR, What::Udp, at(INTERNET, 53))?, "clearnet gets no answer");
+    ensure!(
+        answered(TOR, What::Tcp, at(INTERNET, 9001))?,
+        "Tor gets no answer"
+    );
+    ensure!(
+        answered(CLEAR, What::Udp, at(INTERNET, 53))?,
+        "clearnet gets no answer"
+    );
     // Those that are refused know at once.
     let begun = Instant::now();
     let fate = ask(ALICE, What::Tcp, at(INTERNET, 443), Duration::from_secs(5))?;
@@ -84,7 +111,10 @@ fn programs(h: &mut Hosts) -> Result {
     let programs = [
         ("curl -sS -m 2 http://198.51.100.7/", 6),
         ("ping -n -c 1 -W 1 198.51.100.7", 1),
-        ("python3 -c import\u{a0}socket;socket.socket(2,2).sendto(b'x',('198.51.100.7',53))", 17),
+        (
+            "python3 -c import\u{a0}socket;socket.socket(2,2).sendto(b'x',('198.51.100.7',53))",
+            17,
+        ),
     ];
     let mut out = |uid: u32| -> Result<Vec<bool>> {
         let mut all = Vec::new();
@@ -92,15 +122,26 @@ fn programs(h: &mut Hosts) -> Result {
             let words: Vec<String> = line.split(' ').map(|w| w.replace('\u{a0}', " ")).collect();
             h.arrived()?;
             let run = Run::new("setpriv", std::path::Path::new("/tmp"))
-                .args([format!("--reuid={uid}"), "--clear-groups".into(), "--".into()])
+                .args([
+                    format!("--reuid={uid}"),
+                    "--clear-groups".into(),
+                    "--".into(),
+                ])
                 .args(&words);
             let _ = run.limit(Duration::from_secs(5)).run()?;
-            all.push(h.arrived()?.iter().any(|p| p.protocol == protocol && p.to.ip() == INTERNET));
+            all.push(
+                h.arrived()?
+                    .iter()
+                    .any(|p| p.protocol == protocol && p.to.ip() == INTERNET),
+            );
         }
         Ok(all)
     };
     let before = out(ALICE)?;
-    ensure!(before == [true; 3], "not all are seen without rules: {before:?}");
+    ensure!(
+        before == [true; 3],
+        "not all are seen without rules: {before:?}"
+    );
     load(h, WHO)?;
     let mut out = |uid: u32| -> Result<Vec<bool>> {
         let mut all = Vec::new();
@@ -108,10 +149,18 @@ fn programs(h: &mut Hosts) -> Result {
             let words: Vec<String> = line.split(' ').map(|w| w.replace('\u{a0}', " ")).collect();
             h.arrived()?;
             let run = Run::new("setpriv", std::path::Path::new("/tmp"))
-                .args([format!("--reuid={uid}"), "--clear-groups".into(), "--".into()])
+                .args([
+                    format!("--reuid={uid}"),
+                    "--clear-groups".into(),
+                    "--".into(),
+                ])
                 .args(&words);
             let _ = run.limit(Duration::from_secs(5)).run()?;
-            all.push(h.arrived()?.iter().any(|p| p.protocol == protocol && p.to.ip() == INTERNET));
+            all.push(
+                h.arrived()?
+                    .iter()
+                    .any(|p| p.protocol == protocol && p.to.ip() == INTERNET),
+            );
         }
         Ok(all)
     };
@@ -123,7 +172,10 @@ fn programs(h: &mut Hosts) -> Result {
 }
 
 fn ports(h: &mut Hosts) -> Result {
-    load(h, "[tor]\nusers = [\"4001\"]\nreachable_ports = [80, 443]\n")?;
+    load(
+        h,
+        "[tor]\nusers = [\"4001\"]\nreachable_ports = [80, 443]\n",
+    )?;
     for (port, wanted) in [(80, true), (443, true), (9001, false), (22, false)] {
         let out = h.gets_out(TOR, What::Tcp, at(INTERNET, port))?;
         ensure!(out == wanted, "port {port}: {out}");
@@ -151,13 +203,22 @@ fn ports(h: &mut Hosts) -> Result {
 fn lan(h: &mut Hosts) -> Result {
     load(h, &format!("{WHO}[lan]\nout = true\n"))?;
     for what in [What::Tcp, What::Udp, What::Ping] {
-        ensure!(h.gets_out(ALICE, what, at(LAN, 445))?, "{what:?} does not reach the local network");
-        ensure!(!h.gets_out(ALICE, what, at(INTERNET, 445))?, "{what:?} reaches the internet");
+        ensure!(
+            h.gets_out(ALICE, what, at(LAN, 445))?,
+            "{what:?} does not reach the local network"
+        );
+        ensure!(
+            !h.gets_out(ALICE, what, at(INTERNET, 445))?,
+            "{what:?} reaches the internet"
+        );
     }
     ensure!(answered(ALICE, What::Tcp, at(LAN, 445))?, "no answer");
     for port in [53, 137, 138, 139, 853, 5353, 5355] {
         for what in [What::Tcp, What::Udp] {
-            ensure!(!h.gets_out(ALICE, what, at(LAN, port))?, "{what:?} {port} gets out");
+            ensure!(
+                !h.gets_out(ALICE, what, at(LAN, port))?,
+                "{what:?} {port} gets out"
+            );
         }
     }
     // Nor does anything of the local network come in by itself: the other way round.
@@ -196,7 +257,10 @@ fn comes_in(_h: &mut Hosts, what: What, from: IpAddr, port: u16) -> Result<bool>
 
 fn ipv6(h: &mut Hosts) -> Result {
     let to = at(INTERNET6, 443);
-    ensure!(h.gets_out(ALICE, What::Udp, to)?, "IPv6 is not seen without rules");
+    ensure!(
+        h.gets_out(ALICE, What::Udp, to)?,
+        "IPv6 is not seen without rules"
+    );
     load(h, WHO)?;
     for flap in [false, true] {
         if flap {
@@ -211,11 +275,17 @@ fn ipv6(h: &mut Hosts) -> Result {
         }
         for uid in [TOR, CLEAR, ALICE, 0] {
             for what in [What::Tcp, What::Udp, What::Ping] {
-                ensure!(!h.gets_out(uid, what, to)?, "uid {uid}, {what:?}, flap {flap}");
+                ensure!(
+                    !h.gets_out(uid, what, to)?,
+                    "uid {uid}, {what:?}, flap {flap}"
+                );
             }
         }
         // The interface is up: the control goes on.
-        ensure!(h.gets_out(TOR, What::Tcp, at(INTERNET, 443))?, "Tor does not get out");
+        ensure!(
+            h.gets_out(TOR, What::Tcp, at(INTERNET, 443))?,
+            "Tor does not get out"
+        );
     }
     Ok(())
 }
@@ -223,9 +293,15 @@ fn ipv6(h: &mut Hosts) -> Result {
 fn ipv6_on(h: &mut Hosts) -> Result {
     load(h, &format!("ipv6 = true\n{WHO}"))?;
     let to = at(INTERNET6, 443);
-    ensure!(h.gets_out(TOR, What::Tcp, to)?, "Tor does not get out by IPv6");
+    ensure!(
+        h.gets_out(TOR, What::Tcp, to)?,
+        "Tor does not get out by IPv6"
+    );
     ensure!(!h.gets_out(TOR, What::Udp, to)?, "Tor gets out by UDP");
-    ensure!(h.gets_out(CLEAR, What::Udp, to)?, "clearnet does not get out by IPv6");
+    ensure!(
+        h.gets_out(CLEAR, What::Udp, to)?,
+        "clearnet does not get out by IPv6"
+    );
     for what in [What::Tcp, What::Udp, What::Ping] {
         ensure!(!h.gets_out(ALICE, what, to)?, "alice gets out: {what:?}");
     }
@@ -257,10 +333,16 @@ fn dhcp(h: &mut Hosts) -> Result {
 }
 
 fn incoming(h: &mut Hosts) -> Result {
-    ensure!(comes_in(h, What::Tcp, INTERNET, 8001)?, "nothing comes in without rules");
+    ensure!(
+        comes_in(h, What::Tcp, INTERNET, 8001)?,
+        "nothing comes in without rules"
+    );
     load(h, WHO)?;
     for (what, port) in [(What::Tcp, 8001), (What::Udp, 8001), (What::Tcp, 8002)] {
-        ensure!(!comes_in(h, what, INTERNET, port)?, "{what:?} {port} comes in");
+        ensure!(
+            !comes_in(h, what, INTERNET, port)?,
+            "{what:?} {port} comes in"
+        );
     }
     load(
         h,
@@ -311,7 +393,10 @@ fn icmp_in(h: &mut Hosts) -> Result {
     ensure!(ping(h)?, "no ping without rules");
     load(h, WHO)?;
     ensure!(!ping(h)?, "a ping comes in");
-    load(h, &format!("{WHO}[[incoming]]\nname = \"ping\"\nproto = \"icmp\"\n"))?;
+    load(
+        h,
+        &format!("{WHO}[[incoming]]\nname = \"ping\"\nproto = \"icmp\"\n"),
+    )?;
     ensure!(ping(h)?, "no ping though it is let in");
 
     // "Fragmentation needed" about datagrams of a clearnet user: whether it is believed shows in the path's MTU.
@@ -320,7 +405,9 @@ fn icmp_in(h: &mut Hosts) -> Result {
         let to = at(IpAddr::from([198, 51, 100, last]), 443);
         let socket = uwt_tests::hosts::send(CLEAR, What::Udp, to)?;
         uwt_tests::hosts::wait(&socket, libc::POLLIN, Duration::from_secs(3));
-        let local = std::net::UdpSocket::from(socket.try_clone()?).local_addr()?.port();
+        let local = std::net::UdpSocket::from(socket.try_clone()?)
+            .local_addr()?
+            .port();
         on("far", || too_big(to, local))?;
         // What came before has been looked at when this arrives; a datagram that is too big says so by itself.
         h.arrived()?;
@@ -388,18 +475,24 @@ fn too_big(to: SocketAddr, local: u16) -> std::io::Result<()> {
 }
 
 fn odd_packets(h: &mut Hosts) -> Result {
-    load(h, &format!("{WHO}[[incoming]]\nname = \"web\"\nports = [8001]\n"))?;
+    load(
+        h,
+        &format!("{WHO}[[incoming]]\nname = \"web\"\nports = [8001]\n"),
+    )?;
     serve(8001)?;
     // Flags that no honest SYN has, to the port that is open; a raw socket on the far side.
     let mut answers = Vec::new();
     for flags in [0x03u8, 0x06, 0x05, 0x00, 0x3f, 0x29] {
         h.arrived()?;
         on("far", || {
-            let mut tcp = vec![0x9c, 0x41, 0x1f, 0x41, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0x20, 0, 0, 0, 0, 0];
+            let mut tcp = vec![
+                0x9c, 0x41, 0x1f, 0x41, 0, 0, 0, 1, 0, 0, 0, 0, 0x50, flags, 0x20, 0, 0, 0, 0, 0,
+            ];
             let pseudo = [&[198, 51, 100, 254][..], &NEAR.octets(), &[0, 6, 0, 20]].concat();
             let sum = checksum(&[&pseudo[..], &tcp].concat());
             tcp[16..18].copy_from_slice(&sum);
-            let raw = uwt_tests::hosts::socket_of(0, libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_TCP)?;
+            let raw =
+                uwt_tests::hosts::socket_of(0, libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_TCP)?;
             uwt_tests::hosts::bind(&raw, SocketAddr::new(IpAddr::from([198, 51, 100, 254]), 0))?;
             uwt_tests::hosts::connect(&raw, SocketAddr::new(NEAR.into(), 0))?;
             uwt_tests::hosts::write(&raw, &tcp)
@@ -426,13 +519,19 @@ fn odd_packets(h: &mut Hosts) -> Result {
         let one: libc::c_int = 1;
         // SAFETY: the number lives through the call.
         unsafe {
-            libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_BROADCAST, (&raw const one).cast(), 4);
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_BROADCAST,
+                (&raw const one).cast(),
+                4,
+            );
         }
         let _ = uwt_tests::hosts::connect(&socket, to);
         let _ = uwt_tests::hosts::write(&socket, &[7; 4000]);
         // What joins a group: IGMP.
-        let _ = std::net::UdpSocket::from(socket)
-            .join_multicast_v4(&[224, 0, 0, 251].into(), &NEAR);
+        let _ =
+            std::net::UdpSocket::from(socket).join_multicast_v4(&[224, 0, 0, 251].into(), &NEAR);
         let seen = h.arrived()?;
         ensure!(seen.is_empty(), "{what}: {seen:?}");
     }
@@ -440,21 +539,41 @@ fn odd_packets(h: &mut Hosts) -> Result {
 }
 
 fn before_tor(h: &mut Hosts) -> Result {
-    commands("ip link add tun0 type veth peer name tun0x\nip link set tun0x up\nip addr add 10.250.0.2/24 dev tun0\nip link set tun0 up\nip route add 198.51.100.0/24 dev tun0")?;
+    commands(
+        "ip link add tun0 type veth peer name tun0x\nip link set tun0x up\nip addr add 10.250.0.2/24 dev tun0\nip link set tun0 up\nip route add 198.51.100.0/24 dev tun0",
+    )?;
     load(
         h,
         "[tor]\nusers = [\"4001\"]\ninterfaces = [\"tun0\"]\n[vpn]\nservers = [\"203.0.113.5:1194/udp\"]\nusers = [\"4003\"]\n",
     )?;
     // The way into the tunnel is open: its counter says so. Nothing of it arrives on the far side.
-    ensure!(!h.gets_out(TOR, What::Tcp, at(INTERNET, 443))?, "Tor beside the tunnel");
+    ensure!(
+        !h.gets_out(TOR, What::Tcp, at(INTERNET, 443))?,
+        "Tor beside the tunnel"
+    );
     let status = h.uwtctl("firewall status").run()?.expect(0)?.out;
-    let line = status.lines().find(|l| l.contains("let out: Tor")).unwrap_or("");
-    ensure!(!line.trim_start().starts_with("let through         0") && !line.contains("    0  "), "{status}");
-    ensure!(h.gets_out(crate::VPN, What::Udp, at("203.0.113.5".parse()?, 1194))?, "no VPN");
-    ensure!(!h.gets_out(TOR, What::Tcp, at("203.0.113.5".parse()?, 443))?, "a guard at the VPN's address");
+    let line = status
+        .lines()
+        .find(|l| l.contains("let out: Tor"))
+        .unwrap_or("");
+    ensure!(
+        !line.trim_start().starts_with("let through         0") && !line.contains("    0  "),
+        "{status}"
+    );
+    ensure!(
+        h.gets_out(crate::VPN, What::Udp, at("203.0.113.5".parse()?, 1194))?,
+        "no VPN"
+    );
+    ensure!(
+        !h.gets_out(TOR, What::Tcp, at("203.0.113.5".parse()?, 443))?,
+        "a guard at the VPN's address"
+    );
     commands("ip link del tun0")?;
     for uid in [TOR, crate::VPN, ALICE] {
-        ensure!(!h.gets_out(uid, What::Tcp, at(INTERNET, 443))?, "uid {uid} beside the tunnel");
+        ensure!(
+            !h.gets_out(uid, What::Tcp, at(INTERNET, 443))?,
+            "uid {uid} beside the tunnel"
+        );
     }
     Ok(())
 }
@@ -481,7 +600,14 @@ fn relays(h: &mut Hosts) -> Result {
     };
     let out = |h: &mut Hosts| -> Result<Vec<bool>> {
         let mut all = Vec::new();
-        for (last, port) in [(11, 9001), (12, 9002), (13, 9003), (11, 9002), (200, 443), (7, 443)] {
+        for (last, port) in [
+            (11, 9001),
+            (12, 9002),
+            (13, 9003),
+            (11, 9002),
+            (200, 443),
+            (7, 443),
+        ] {
             let to = at(IpAddr::from([198, 51, 100, last]), port);
             all.push(h.gets_out(TOR, What::Tcp, to)?);
         }
@@ -492,23 +618,38 @@ fn relays(h: &mut Hosts) -> Result {
     let warned = load(h, &policy(&data, "consensus"))?;
     ensure!(warned.contains("relays: none"), "{warned}");
     let seen = out(h)?;
-    ensure!(seen == [false, false, false, false, true, false], "no consensus: {seen:?}");
+    ensure!(
+        seen == [false, false, false, false, true, false],
+        "no consensus: {seen:?}"
+    );
     write("2999-01-01 00:00:00")?;
     load(h, &policy(&data, "consensus"))?;
     let seen = out(h)?;
-    ensure!(seen == [true, true, false, false, true, false], "consensus: {seen:?}");
+    ensure!(
+        seen == [true, true, false, false, true, false],
+        "consensus: {seen:?}"
+    );
     load(h, &policy(&data, "guards"))?;
     let seen = out(h)?;
-    ensure!(seen == [true, false, false, false, true, false], "guards: {seen:?}");
+    ensure!(
+        seen == [true, false, false, false, true, false],
+        "guards: {seen:?}"
+    );
     // Stale: closed again.
     write("2021-01-01 00:00:00")?;
     load(h, &policy(&data, "consensus"))?;
     let seen = out(h)?;
-    ensure!(seen == [false, false, false, false, true, false], "stale: {seen:?}");
+    ensure!(
+        seen == [false, false, false, false, true, false],
+        "stale: {seen:?}"
+    );
     // No other user gets there.
     write("2999-01-01 00:00:00")?;
     load(h, &policy(&data, "consensus"))?;
-    ensure!(!h.gets_out(ALICE, What::Tcp, at("198.51.100.11".parse()?, 9001))?, "alice reaches a relay");
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at("198.51.100.11".parse()?, 9001))?,
+        "alice reaches a relay"
+    );
     Ok(())
 }
 
@@ -516,7 +657,11 @@ fn relays(h: &mut Hosts) -> Result {
 fn local(uid: u32, what: What, to: &str) -> Result<bool> {
     let begun = Instant::now();
     let fate = ask(uid, what, to.parse()?, Duration::from_secs(3))?;
-    ensure!(begun.elapsed() < Duration::from_secs(2), "{to}: {fate:?} after {:?}", begun.elapsed());
+    ensure!(
+        begun.elapsed() < Duration::from_secs(2),
+        "{to}: {fate:?} after {:?}",
+        begun.elapsed()
+    );
     Ok(fate == Fate::Answered)
 }
 
@@ -561,12 +706,26 @@ fn loopback_closed(h: &mut Hosts) -> Result {
     }
     load(
         h,
-        &format!("{WHO}[loopback]\nothers = \"drop\"\n[[loopback.service]]\nname = \"SocksPort\"\nports = [9050]\nusers = [\"4004\"]\n"),
+        &format!(
+            "{WHO}[loopback]\nothers = \"drop\"\n[[loopback.service]]\nname = \"SocksPort\"\nports = [9050]\nusers = [\"4004\"]\n"
+        ),
     )?;
-    ensure!(local(ALICE, What::Tcp, "127.0.0.1:9050")?, "alice does not reach the SocksPort");
-    ensure!(!local(BOB, What::Tcp, "127.0.0.1:9050")?, "bob reaches the SocksPort");
-    ensure!(!local(ALICE, What::Tcp, "127.0.0.1:631")?, "alice reaches what is not named");
-    ensure!(!local(0, What::Tcp, "127.0.0.1:631")?, "root reaches what is not named");
+    ensure!(
+        local(ALICE, What::Tcp, "127.0.0.1:9050")?,
+        "alice does not reach the SocksPort"
+    );
+    ensure!(
+        !local(BOB, What::Tcp, "127.0.0.1:9050")?,
+        "bob reaches the SocksPort"
+    );
+    ensure!(
+        !local(ALICE, What::Tcp, "127.0.0.1:631")?,
+        "alice reaches what is not named"
+    );
+    ensure!(
+        !local(0, What::Tcp, "127.0.0.1:631")?,
+        "root reaches what is not named"
+    );
     // Many connections, closed by either side: their last packets have no user, and are not stopped.
     let mut to = Vec::new();
     for _ in 0..50 {
@@ -579,22 +738,38 @@ fn loopback_closed(h: &mut Hosts) -> Result {
     }
     drop(to);
     let status = h.uwtctl("firewall status").run()?.expect(0)?.out;
-    ensure!(!status.contains("uid 4004 to 127.0.0.1, tcp 9050"), "{status}");
+    ensure!(
+        !status.contains("uid 4004 to 127.0.0.1, tcp 9050"),
+        "{status}"
+    );
     Ok(())
 }
 
 fn automap(h: &mut Hosts) -> Result {
     serve(9040)?;
     load(h, &format!("{WHO}[automap]\nusers = [\"4004\"]\n"))?;
-    ensure!(local(ALICE, What::Tcp, "127.192.0.10:80")?, "alice's does not reach TransPort");
+    ensure!(
+        local(ALICE, What::Tcp, "127.192.0.10:80")?,
+        "alice's does not reach TransPort"
+    );
     for uid in [BOB, CLEAR, 0] {
-        ensure!(!local(uid, What::Tcp, "127.192.0.10:80")?, "uid {uid} reaches TransPort");
-        ensure!(!local(uid, What::Tcp, "127.0.0.1:9040")?, "uid {uid} reaches TransPort itself");
+        ensure!(
+            !local(uid, What::Tcp, "127.192.0.10:80")?,
+            "uid {uid} reaches TransPort"
+        );
+        ensure!(
+            !local(uid, What::Tcp, "127.0.0.1:9040")?,
+            "uid {uid} reaches TransPort itself"
+        );
     }
     // Refused soon: programs do not wait for it.
     let begun = Instant::now();
     local(BOB, What::Tcp, "127.192.0.10:80")?;
-    ensure!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    ensure!(
+        begun.elapsed() < Duration::from_millis(500),
+        "{:?}",
+        begun.elapsed()
+    );
     let torrc = h.uwtctl("firewall render --torrc").run()?.expect(0)?.out;
     ensure!(
         torrc.contains("TransPort 9040") && torrc.contains("VirtualAddrNetworkIPv4 127.192.0.0/10"),
@@ -614,11 +789,17 @@ fn dns(h: &mut Hosts) -> Result {
         (What::Udp, "127.0.0.53:53"),
     ] {
         h.arrived()?;
-        ensure!(local(ALICE, what, to)?, "{what:?} {to} does not reach DNSPort");
+        ensure!(
+            local(ALICE, what, to)?,
+            "{what:?} {to} does not reach DNSPort"
+        );
         ensure!(h.arrived()?.is_empty(), "{what:?} {to} left the host");
     }
     // Tor itself would go round in circles.
-    ensure!(!answered(TOR, What::Udp, "192.0.2.1:53".parse()?)?, "Tor's own is redirected");
+    ensure!(
+        !answered(TOR, What::Udp, "192.0.2.1:53".parse()?)?,
+        "Tor's own is redirected"
+    );
     Ok(())
 }
 
@@ -632,17 +813,34 @@ fn transparent(h: &mut Hosts) -> Result {
     let web = at(INTERNET, 80);
     let resolver = at(INTERNET, 53);
     h.arrived()?;
-    ensure!(answered(ALICE, What::Tcp, web)?, "alice's TCP does not reach TransPort");
-    ensure!(answered(BOB, What::Udp, resolver)?, "bob's DNS does not reach DNSPort");
+    ensure!(
+        answered(ALICE, What::Tcp, web)?,
+        "alice's TCP does not reach TransPort"
+    );
+    ensure!(
+        answered(BOB, What::Udp, resolver)?,
+        "bob's DNS does not reach DNSPort"
+    );
     // Each alone: switched separately.
-    ensure!(!answered(ALICE, What::Udp, resolver)?, "alice's DNS is redirected");
+    ensure!(
+        !answered(ALICE, What::Udp, resolver)?,
+        "alice's DNS is redirected"
+    );
     ensure!(!answered(BOB, What::Tcp, web)?, "bob's TCP is redirected");
-    ensure!(!answered(ALICE, What::Udp, at(INTERNET, 443))?, "alice's UDP goes somewhere");
+    ensure!(
+        !answered(ALICE, What::Udp, at(INTERNET, 443))?,
+        "alice's UDP goes somewhere"
+    );
     let seen = h.arrived()?;
     ensure!(seen.is_empty(), "{seen:?}");
     // A server of this host is reached as always.
     let listener = TcpListener::bind(("192.0.2.2", 8077))?;
-    let fate = ask(ALICE, What::Tcp, listener.local_addr()?, Duration::from_millis(300))?;
+    let fate = ask(
+        ALICE,
+        What::Tcp,
+        listener.local_addr()?,
+        Duration::from_millis(300),
+    )?;
     ensure!(!matches!(fate, Fate::Refused(_)), "{fate:?}");
     Ok(())
 }

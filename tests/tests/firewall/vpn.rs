@@ -5,15 +5,25 @@ use libtest_mimic::Trial;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use uwt_tests::hosts::{self, Hosts, INTERNET, INTERNET6, LAN, What, answered, commands, namespace, on};
+use uwt_tests::hosts::{
+    self, Hosts, INTERNET, INTERNET6, LAN, What, answered, commands, namespace, on,
+};
 use uwt_tests::run::Run;
 
 pub(crate) fn tests(world: &Arc<World>) -> Vec<Trial> {
     vec![
         test(world, "vpn: who gets out, by which way", who),
-        test(world, "vpn: the tunnel goes down and comes back, open connections too", down),
+        test(
+            world,
+            "vpn: the tunnel goes down and comes back, open connections too",
+            down,
+        ),
         test(world, "vpn: a Tor guard at the server's address", shared),
-        test(world, "vpn: the tunnel's address asked for from the link", probed),
+        test(
+            world,
+            "vpn: the tunnel's address asked for from the link",
+            probed,
+        ),
         test(world, "vpn: two tunnels, the local network", two),
         test(world, "vpn: forwarding into the tunnel alone", forwarding),
         test(world, "vpn: OpenVPN's own tun", openvpn),
@@ -30,7 +40,9 @@ fn tunnel(name: &str, n: u8) -> Result {
     if !std::path::Path::new(&format!("/run/netns/{exit}")).exists() {
         namespace(&exit)?;
         on(&exit, || {
-            hosts::nft("table inet far { chain anything { type nat hook prerouting priority -100; policy accept;\n iifname \"t*\" meta l4proto { tcp, udp } redirect to :7\n }\n }\n")?;
+            hosts::nft(
+                "table inet far { chain anything { type nat hook prerouting priority -100; policy accept;\n iifname \"t*\" meta l4proto { tcp, udp } redirect to :7\n }\n }\n",
+            )?;
             hosts::serve(7)
         })?;
     }
@@ -57,21 +69,42 @@ fn who(h: &mut Hosts) -> Result {
     let web = SocketAddr::new(INTERNET, 443);
     for uid in [ALICE, TOR, VPN, 0] {
         for what in [What::Tcp, What::Udp] {
-            ensure!(answered(uid, what, web)?, "uid {uid}, {what:?}: not by the tunnel");
+            ensure!(
+                answered(uid, what, web)?,
+                "uid {uid}, {what:?}: not by the tunnel"
+            );
         }
     }
     let server = at("203.0.113.5", 1194)?;
-    ensure!(h.gets_out(VPN, What::Udp, server)?, "the client does not reach its server");
+    ensure!(
+        h.gets_out(VPN, What::Udp, server)?,
+        "the client does not reach its server"
+    );
     ensure!(!h.gets_out(VPN, What::Tcp, server)?, "by another protocol");
-    ensure!(!h.gets_out(VPN, What::Udp, at("203.0.113.5", 53)?)?, "at another port");
-    ensure!(!h.gets_out(VPN, What::Udp, at("203.0.113.6", 1194)?)?, "at another address");
+    ensure!(
+        !h.gets_out(VPN, What::Udp, at("203.0.113.5", 53)?)?,
+        "at another port"
+    );
+    ensure!(
+        !h.gets_out(VPN, What::Udp, at("203.0.113.6", 1194)?)?,
+        "at another address"
+    );
     for uid in [ALICE, TOR, 0] {
-        ensure!(!h.gets_out(uid, What::Udp, server)?, "uid {uid} reaches the server");
+        ensure!(
+            !h.gets_out(uid, What::Udp, server)?,
+            "uid {uid} reaches the server"
+        );
     }
     for uid in [ALICE, VPN, 0] {
         for what in [What::Tcp, What::Udp, What::Ping] {
-            ensure!(!h.gets_out(uid, what, SocketAddr::new(LAN, 445))?, "uid {uid} reaches the local network");
-            ensure!(!h.gets_out(uid, what, SocketAddr::new(INTERNET6, 443))?, "uid {uid} gets out by IPv6");
+            ensure!(
+                !h.gets_out(uid, what, SocketAddr::new(LAN, 445))?,
+                "uid {uid} reaches the local network"
+            );
+            ensure!(
+                !h.gets_out(uid, what, SocketAddr::new(INTERNET6, 443))?,
+                "uid {uid} gets out by IPv6"
+            );
         }
     }
     Ok(())
@@ -82,7 +115,10 @@ fn down(h: &mut Hosts) -> Result {
     load(h, POLICY)?;
     let web = SocketAddr::new(INTERNET, 443);
     let tcp = hosts::send(ALICE, What::Tcp, web)?;
-    ensure!(hosts::wait(&tcp, libc::POLLOUT, Duration::from_secs(3)), "not connected");
+    ensure!(
+        hosts::wait(&tcp, libc::POLLOUT, Duration::from_secs(3)),
+        "not connected"
+    );
     let udp = hosts::send(ALICE, What::Udp, web)?;
     let client = hosts::send(VPN, What::Udp, at("203.0.113.5", 1194)?)?;
     // Gone: all routes lead to the uplink now.
@@ -112,16 +148,25 @@ fn shared(h: &mut Hosts) -> Result {
     load(h, &POLICY.replace(":1194/udp", ""))?;
     for uid in [TOR, ALICE, 0] {
         for port in [443, 9001, 1194] {
-            ensure!(!h.gets_out(uid, What::Tcp, at("203.0.113.5", port)?)?, "uid {uid} reaches {port}");
+            ensure!(
+                !h.gets_out(uid, What::Tcp, at("203.0.113.5", port)?)?,
+                "uid {uid} reaches {port}"
+            );
         }
     }
     // Through the tunnel it may.
     commands("ip route add 203.0.113.5/32 via 10.250.0.1")?;
-    ensure!(answered(TOR, What::Tcp, at("203.0.113.5", 443)?)?, "not by the tunnel either");
+    ensure!(
+        answered(TOR, What::Tcp, at("203.0.113.5", 443)?)?,
+        "not by the tunnel either"
+    );
     // Without anybody to reach it, a server is a mistake.
     h.policy(&POLICY.replace("users = [\"4003\"]\n[tor]", "[tor]"))?;
     let o = h.uwtctl("firewall check").run()?;
-    ensure!(o.code() == 125 && o.err.contains("servers without users"), "{o:#?}");
+    ensure!(
+        o.code() == 125 && o.err.contains("servers without users"),
+        "{o:#?}"
+    );
     Ok(())
 }
 
@@ -138,10 +183,15 @@ fn probed(h: &mut Hosts) -> Result {
             hosts::wait(&s, libc::POLLOUT, Duration::from_millis(300));
             Ok(())
         })?;
-        Ok(h.arrived()?.iter().any(|p| p.from.ip().to_string() == "10.250.0.2"))
+        Ok(h.arrived()?
+            .iter()
+            .any(|p| p.from.ip().to_string() == "10.250.0.2"))
     };
     ensure!(probe(h)?, "no answer without rules: the test is blind");
-    load(h, &format!("{POLICY}[[incoming]]\nname = \"web\"\nports = [8001]\n"))?;
+    load(
+        h,
+        &format!("{POLICY}[[incoming]]\nname = \"web\"\nports = [8001]\n"),
+    )?;
     ensure!(!probe(h)?, "answered from the link");
     // By the tunnel itself it may come in.
     ensure!(
@@ -163,11 +213,20 @@ fn two(h: &mut Hosts) -> Result {
     ensure!(answered(ALICE, What::Tcp, web)?, "not by the second");
     commands("ip route replace 198.51.100.0/24 via 10.250.0.1")?;
     ensure!(answered(ALICE, What::Tcp, web)?, "not by the first");
-    ensure!(answered(ALICE, What::Tcp, SocketAddr::new(LAN, 445))?, "not the local network");
-    ensure!(!h.gets_out(ALICE, What::Udp, SocketAddr::new(LAN, 53))?, "its DNS");
+    ensure!(
+        answered(ALICE, What::Tcp, SocketAddr::new(LAN, 445))?,
+        "not the local network"
+    );
+    ensure!(
+        !h.gets_out(ALICE, What::Udp, SocketAddr::new(LAN, 53))?,
+        "its DNS"
+    );
     // Only the second is named: the first is no tunnel.
     load(h, &POLICY.replace("tun*", "wg0"))?;
-    ensure!(!answered(ALICE, What::Tcp, web)?, "by an interface that is no tunnel");
+    ensure!(
+        !answered(ALICE, What::Tcp, web)?,
+        "by an interface that is no tunnel"
+    );
     Ok(())
 }
 
@@ -185,15 +244,26 @@ fn forwarding(h: &mut Hosts) -> Result {
     )?;
     let web = SocketAddr::new(INTERNET, 443);
     load(h, POLICY)?;
-    ensure!(!on("guest", || answered(0, What::Tcp, web))?, "forwarded though it is off");
+    ensure!(
+        !on("guest", || answered(0, What::Tcp, web))?,
+        "forwarded though it is off"
+    );
     load(h, &POLICY.replace("[tor]", "forward = [\"guest0\"]\n[tor]"))?;
-    ensure!(on("guest", || answered(0, What::Tcp, web))?, "not forwarded");
-    ensure!(on("guest", || answered(0, What::Udp, web))?, "not forwarded");
+    ensure!(
+        on("guest", || answered(0, What::Tcp, web))?,
+        "not forwarded"
+    );
+    ensure!(
+        on("guest", || answered(0, What::Udp, web))?,
+        "not forwarded"
+    );
     let flow = on("guest", || hosts::send(0, What::Udp, web))?;
     commands("ip link del tun0")?;
     h.arrived()?;
     let _ = hosts::write(&flow, b"on");
-    let fate = on("guest", || hosts::ask(0, What::Tcp, web, Duration::from_secs(3)))?;
+    let fate = on("guest", || {
+        hosts::ask(0, What::Tcp, web, Duration::from_secs(3))
+    })?;
     ensure!(
         matches!(fate, hosts::Fate::Refused(_)),
         "the guest waits instead of being refused: {fate:?}"
@@ -242,8 +312,12 @@ fn openvpn(h: &mut Hosts) -> Result {
         .args(["--genkey", "secret", key])
         .run()?
         .expect(0)?;
-    load(h, &POLICY.replace("users = [\"4003\"]\n", "users = [\"0\"]\n"))?;
-    let common = format!("--dev tun0 --proto udp --secret {key} --cipher AES-256-CBC --verb 0 --port 1194");
+    load(
+        h,
+        &POLICY.replace("users = [\"4003\"]\n", "users = [\"0\"]\n"),
+    )?;
+    let common =
+        format!("--dev tun0 --proto udp --secret {key} --cipher AES-256-CBC --verb 0 --port 1194");
     let common = match openvpn_is_new()? {
         true => format!("{common} --allow-deprecated-insecure-static-crypto"),
         false => common,
@@ -251,25 +325,51 @@ fn openvpn(h: &mut Hosts) -> Result {
     on("far", || {
         hosts::nft("insert rule inet far anything udp dport 1194 accept\n")
     })?;
-    let _far = daemon(&format!("ip netns exec far openvpn {common} --local 203.0.113.5 --ifconfig 10.8.0.1 10.8.0.2"))?;
-    let near = daemon(&format!("openvpn {common} --remote 203.0.113.5 --ifconfig 10.8.0.2 10.8.0.1"))?;
-    on("far", || hosts::nft("add rule inet far anything iifname \"tun*\" meta l4proto { tcp, udp } redirect to :7\n"))?;
+    let _far = daemon(&format!(
+        "ip netns exec far openvpn {common} --local 203.0.113.5 --ifconfig 10.8.0.1 10.8.0.2"
+    ))?;
+    let near = daemon(&format!(
+        "openvpn {common} --remote 203.0.113.5 --ifconfig 10.8.0.2 10.8.0.1"
+    ))?;
+    on("far", || {
+        hosts::nft(
+            "add rule inet far anything iifname \"tun*\" meta l4proto { tcp, udp } redirect to :7\n",
+        )
+    })?;
     let web = SocketAddr::new([10, 8, 0, 1].into(), 443);
-    until("OpenVPN's tunnel", || Ok(hosts::ask(ALICE, What::Tcp, web, Duration::from_millis(300))? == hosts::Fate::Answered))?;
+    until("OpenVPN's tunnel", || {
+        Ok(hosts::ask(ALICE, What::Tcp, web, Duration::from_millis(300))? == hosts::Fate::Answered)
+    })?;
     commands("ip route add 198.51.100.0/24 dev tun0")?;
-    ensure!(answered(ALICE, What::Tcp, SocketAddr::new(INTERNET, 443))?, "not by the tunnel");
+    ensure!(
+        answered(ALICE, What::Tcp, SocketAddr::new(INTERNET, 443))?,
+        "not by the tunnel"
+    );
     h.arrived()?;
     drop(near);
-    until("its end", || Ok(!std::path::Path::new("/proc/self/net/dev").exists() || !std::fs::read_to_string("/proc/thread-self/net/dev")?.contains("tun0")))?;
+    until("its end", || {
+        Ok(!std::path::Path::new("/proc/self/net/dev").exists()
+            || !std::fs::read_to_string("/proc/thread-self/net/dev")?.contains("tun0"))
+    })?;
     for uid in [ALICE, TOR] {
-        ensure!(!h.gets_out(uid, What::Tcp, SocketAddr::new(INTERNET, 443))?, "uid {uid} beside it");
+        ensure!(
+            !h.gets_out(uid, What::Tcp, SocketAddr::new(INTERNET, 443))?,
+            "uid {uid} beside it"
+        );
     }
     Ok(())
 }
 
 fn openvpn_is_new() -> Result<bool> {
-    let o = Run::new("openvpn", std::path::Path::new("/tmp")).arg("--version").run()?;
-    let minor = o.out.split_whitespace().nth(1).and_then(|v| v.split('.').nth(1)).and_then(|m| m.parse::<u32>().ok());
+    let o = Run::new("openvpn", std::path::Path::new("/tmp"))
+        .arg("--version")
+        .run()?;
+    let minor = o
+        .out
+        .split_whitespace()
+        .nth(1)
+        .and_then(|v| v.split('.').nth(1))
+        .and_then(|m| m.parse::<u32>().ok());
     Ok(minor.is_some_and(|m| m >= 7))
 }
 
@@ -284,16 +384,29 @@ fn wireguard(h: &mut Hosts) -> Result {
     )?;
     let mut keys = Vec::new();
     for side in ["near", "far"] {
-        let private = Run::new("wg", std::path::Path::new("/tmp")).arg("genkey").run()?.expect(0)?.out;
-        let public = Run::new("wg", std::path::Path::new("/tmp")).arg("pubkey").input(private.clone()).run()?.expect(0)?.out;
+        let private = Run::new("wg", std::path::Path::new("/tmp"))
+            .arg("genkey")
+            .run()?
+            .expect(0)?
+            .out;
+        let public = Run::new("wg", std::path::Path::new("/tmp"))
+            .arg("pubkey")
+            .input(private.clone())
+            .run()?
+            .expect(0)?
+            .out;
         std::fs::write(format!("/run/{side}.key"), &private)?;
         keys.push(public.trim().to_owned());
     }
-    on("far", || hosts::nft("insert rule inet far anything udp dport 51820 accept\n"))?;
+    on("far", || {
+        hosts::nft("insert rule inet far anything udp dport 51820 accept\n")
+    })?;
     let _far = daemon("ip netns exec far env WG_PROCESS_FOREGROUND=1 wireguard-go -f wg1")?;
     let near = daemon("env WG_PROCESS_FOREGROUND=1 wireguard-go -f wg0")?;
     for name in ["wg0", "wg1"] {
-        until("wireguard-go", || Ok(std::path::Path::new(&format!("/run/wireguard/{name}.sock")).exists()))?;
+        until("wireguard-go", || {
+            Ok(std::path::Path::new(&format!("/run/wireguard/{name}.sock")).exists())
+        })?;
     }
     commands(&format!(
         "wg set wg0 private-key /run/near.key fwmark 51820 peer {} allowed-ips 0.0.0.0/0 endpoint 203.0.113.5:51820
@@ -305,15 +418,32 @@ fn wireguard(h: &mut Hosts) -> Result {
          ip route add 198.51.100.0/24 dev wg0",
         keys[1], keys[0]
     ))?;
-    on("far", || hosts::nft("add rule inet far anything iifname \"wg*\" meta l4proto { tcp, udp } redirect to :7\n"))?;
-    until("WireGuard's tunnel", || {
-        Ok(hosts::ask(BOB, What::Tcp, SocketAddr::new(INTERNET, 443), Duration::from_millis(500))? == hosts::Fate::Answered)
+    on("far", || {
+        hosts::nft(
+            "add rule inet far anything iifname \"wg*\" meta l4proto { tcp, udp } redirect to :7\n",
+        )
     })?;
-    ensure!(!h.gets_out(0, What::Udp, at("203.0.113.5", 51820)?)?, "root without the mark");
+    until("WireGuard's tunnel", || {
+        Ok(hosts::ask(
+            BOB,
+            What::Tcp,
+            SocketAddr::new(INTERNET, 443),
+            Duration::from_millis(500),
+        )? == hosts::Fate::Answered)
+    })?;
+    ensure!(
+        !h.gets_out(0, What::Udp, at("203.0.113.5", 51820)?)?,
+        "root without the mark"
+    );
     drop(near);
-    until("its end", || Ok(!std::fs::read_to_string("/proc/thread-self/net/dev")?.contains("wg0")))?;
+    until("its end", || {
+        Ok(!std::fs::read_to_string("/proc/thread-self/net/dev")?.contains("wg0"))
+    })?;
     for uid in [ALICE, 0] {
-        ensure!(!h.gets_out(uid, What::Tcp, SocketAddr::new(INTERNET, 443))?, "uid {uid} beside it");
+        ensure!(
+            !h.gets_out(uid, What::Tcp, SocketAddr::new(INTERNET, 443))?,
+            "uid {uid} beside it"
+        );
     }
     Ok(())
 }
@@ -321,11 +451,20 @@ fn wireguard(h: &mut Hosts) -> Result {
 fn prefixes(h: &mut Hosts) -> Result {
     load(
         h,
-        &format!("{POLICY}[log]\nstopped = true\noutput_prefix = \"OUT! \"\ninput_prefix = \"IN! \"\nforward_prefix = \"FWD! \"\n"),
+        &format!(
+            "{POLICY}[log]\nstopped = true\noutput_prefix = \"OUT! \"\ninput_prefix = \"IN! \"\nforward_prefix = \"FWD! \"\n"
+        ),
     )?;
-    for (chain, prefix) in [("refuse", "OUT! "), ("refuse_in", "IN! "), ("refuse_forward", "FWD! ")] {
+    for (chain, prefix) in [
+        ("refuse", "OUT! "),
+        ("refuse_in", "IN! "),
+        ("refuse_forward", "FWD! "),
+    ] {
         let text = hosts::nft_list(&format!("list chain inet uwt {chain}"))?;
-        ensure!(text.contains(&format!("log prefix \"{prefix}\"")), "{chain}: {text}");
+        ensure!(
+            text.contains(&format!("log prefix \"{prefix}\"")),
+            "{chain}: {text}"
+        );
     }
     Ok(())
 }

@@ -5,7 +5,9 @@ use libtest_mimic::Trial;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use uwt_tests::hosts::{self, Fate, Hosts, INTERNET, INTERNET6, LAN, NEAR, What, answered, commands, namespace, on};
+use uwt_tests::hosts::{
+    self, Fate, Hosts, INTERNET, INTERNET6, LAN, NEAR, What, answered, commands, namespace, on,
+};
 
 pub(crate) fn tests(world: &Arc<World>) -> Vec<Trial> {
     vec![
@@ -19,7 +21,11 @@ pub(crate) fn tests(world: &Arc<World>) -> Vec<Trial> {
         test(world, "zones: two connected, others not", connected),
         test(world, "zones: a port forwarded in", forwarded_in),
         test(world, "zones: within a VPN", within_vpn),
-        test(world, "zones: a host's name, and its address that changes", names),
+        test(
+            world,
+            "zones: a host's name, and its address that changes",
+            names,
+        ),
         test(world, "zones: a name that does not resolve", unresolved),
         test(world, "zones: expiry without a reload", expiry),
         test(world, "zones: expiry with a clock set back", clock),
@@ -45,41 +51,127 @@ fn fields(h: &mut Hosts) -> Result {
     // Rule; what gets out by it; what does not.
     type Probe = (What, IpAddr, u16);
     let cases: Vec<(&str, Vec<Probe>, Vec<Probe>)> = vec![
-        ("accept", vec![(What::Tcp, INTERNET, 1), (What::Udp, LAN, 53), (What::Ping, other, 0)], vec![]),
-        ("accept proto=tcp", vec![(What::Tcp, other, 22)], vec![(What::Udp, other, 22), (What::Ping, other, 0)]),
-        ("accept proto=udp", vec![(What::Udp, other, 22)], vec![(What::Tcp, other, 22)]),
-        ("accept proto=icmp", vec![(What::Ping, other, 0)], vec![(What::Udp, other, 22)]),
-        ("accept proto=icmp icmptype=8", vec![(What::Ping, other, 0)], vec![(What::Tcp, other, 1)]),
-        ("accept proto=icmp icmptype=13", vec![], vec![(What::Ping, other, 0)]),
-        ("accept dst4=198.51.100.7", vec![(What::Udp, INTERNET, 9), (What::Ping, INTERNET, 0)], vec![(What::Udp, other, 9)]),
-        ("accept dst4=198.51.100.0/29", vec![(What::Tcp, INTERNET, 9)], vec![(What::Tcp, other, 9)]),
-        ("accept dsthost=198.51.100.7 proto=tcp", vec![(What::Tcp, INTERNET, 9)], vec![(What::Tcp, other, 9)]),
-        ("accept proto=tcp dst4=198.51.100.7 dstports=80", vec![(What::Tcp, INTERNET, 80)], vec![(What::Tcp, INTERNET, 81)]),
-        ("accept proto=udp dstports=50-60", vec![(What::Udp, INTERNET, 53), (What::Udp, LAN, 60)], vec![(What::Udp, INTERNET, 61), (What::Tcp, INTERNET, 53)]),
-        ("accept specialtarget=dns", vec![(What::Udp, other, 53), (What::Tcp, other, 53)], vec![(What::Udp, INTERNET, 53), (What::Udp, other, 54)]),
-        ("accept specialtarget=dns proto=udp", vec![(What::Udp, other, 53)], vec![(What::Tcp, other, 53)]),
-        ("accept expire=1000000000", vec![], vec![(What::Tcp, INTERNET, 80)]),
-        ("accept expire=4000000000", vec![(What::Tcp, INTERNET, 80)], vec![]),
-        ("accept comment=for \"quoted\" reasons, 100% { } ; #", vec![(What::Tcp, INTERNET, 80)], vec![]),
+        (
+            "accept",
+            vec![
+                (What::Tcp, INTERNET, 1),
+                (What::Udp, LAN, 53),
+                (What::Ping, other, 0),
+            ],
+            vec![],
+        ),
+        (
+            "accept proto=tcp",
+            vec![(What::Tcp, other, 22)],
+            vec![(What::Udp, other, 22), (What::Ping, other, 0)],
+        ),
+        (
+            "accept proto=udp",
+            vec![(What::Udp, other, 22)],
+            vec![(What::Tcp, other, 22)],
+        ),
+        (
+            "accept proto=icmp",
+            vec![(What::Ping, other, 0)],
+            vec![(What::Udp, other, 22)],
+        ),
+        (
+            "accept proto=icmp icmptype=8",
+            vec![(What::Ping, other, 0)],
+            vec![(What::Tcp, other, 1)],
+        ),
+        (
+            "accept proto=icmp icmptype=13",
+            vec![],
+            vec![(What::Ping, other, 0)],
+        ),
+        (
+            "accept dst4=198.51.100.7",
+            vec![(What::Udp, INTERNET, 9), (What::Ping, INTERNET, 0)],
+            vec![(What::Udp, other, 9)],
+        ),
+        (
+            "accept dst4=198.51.100.0/29",
+            vec![(What::Tcp, INTERNET, 9)],
+            vec![(What::Tcp, other, 9)],
+        ),
+        (
+            "accept dsthost=198.51.100.7 proto=tcp",
+            vec![(What::Tcp, INTERNET, 9)],
+            vec![(What::Tcp, other, 9)],
+        ),
+        (
+            "accept proto=tcp dst4=198.51.100.7 dstports=80",
+            vec![(What::Tcp, INTERNET, 80)],
+            vec![(What::Tcp, INTERNET, 81)],
+        ),
+        (
+            "accept proto=udp dstports=50-60",
+            vec![(What::Udp, INTERNET, 53), (What::Udp, LAN, 60)],
+            vec![(What::Udp, INTERNET, 61), (What::Tcp, INTERNET, 53)],
+        ),
+        (
+            "accept specialtarget=dns",
+            vec![(What::Udp, other, 53), (What::Tcp, other, 53)],
+            vec![(What::Udp, INTERNET, 53), (What::Udp, other, 54)],
+        ),
+        (
+            "accept specialtarget=dns proto=udp",
+            vec![(What::Udp, other, 53)],
+            vec![(What::Tcp, other, 53)],
+        ),
+        (
+            "accept expire=1000000000",
+            vec![],
+            vec![(What::Tcp, INTERNET, 80)],
+        ),
+        (
+            "accept expire=4000000000",
+            vec![(What::Tcp, INTERNET, 80)],
+            vec![],
+        ),
+        (
+            "accept comment=for \"quoted\" reasons, 100% { } ; #",
+            vec![(What::Tcp, INTERNET, 80)],
+            vec![],
+        ),
         ("drop", vec![], vec![(What::Tcp, INTERNET, 80)]),
     ];
     for (rule, outs, stopped) in cases {
         let policy = format!("{}\n[dns]\nservers = [\"198.51.100.99\"]\n", zone(&[rule]));
         load(h, &policy)?;
         for (what, to, port) in outs {
-            ensure!(h.gets_out(ALICE, what, at(to, port))?, "{rule}: {what:?} {to} {port} is stopped");
-            ensure!(!h.gets_out(BOB, what, at(to, port))?, "{rule}: bob's {what:?} gets out");
+            ensure!(
+                h.gets_out(ALICE, what, at(to, port))?,
+                "{rule}: {what:?} {to} {port} is stopped"
+            );
+            ensure!(
+                !h.gets_out(BOB, what, at(to, port))?,
+                "{rule}: bob's {what:?} gets out"
+            );
         }
         for (what, to, port) in stopped {
-            ensure!(!h.gets_out(ALICE, what, at(to, port))?, "{rule}: {what:?} {to} {port} gets out");
+            ensure!(
+                !h.gets_out(ALICE, what, at(to, port))?,
+                "{rule}: {what:?} {to} {port} gets out"
+            );
         }
         // The kernel has the line that asked for it.
         let rules = hosts::nft_list("list chain inet uwt zone_alice")?;
-        ensure!(rules.contains("zone alice, firewall.toml:5"), "{rule}: {rules}");
+        ensure!(
+            rules.contains("zone alice, firewall.toml:5"),
+            "{rule}: {rules}"
+        );
     }
     // A default of its own.
-    load(h, &format!("{}default = \"accept\"\n", zone(&["drop proto=udp"])))?;
-    ensure!(h.gets_out(ALICE, What::Tcp, at(INTERNET, 5))?, "default accept");
+    load(
+        h,
+        &format!("{}default = \"accept\"\n", zone(&["drop proto=udp"])),
+    )?;
+    ensure!(
+        h.gets_out(ALICE, What::Tcp, at(INTERNET, 5))?,
+        "default accept"
+    );
     ensure!(!h.gets_out(ALICE, What::Udp, at(INTERNET, 5))?, "its drop");
     Ok(())
 }
@@ -124,7 +216,10 @@ fn merged(h: &mut Hosts) -> Result {
         ]),
     )?;
     let rules = hosts::nft_list("list chain inet uwt zone_alice")?;
-    ensure!(rules.lines().filter(|l| l.contains("daddr")).count() == 3, "{rules}");
+    ensure!(
+        rules.lines().filter(|l| l.contains("daddr")).count() == 3,
+        "{rules}"
+    );
     for (what, to, port, wanted) in [
         (What::Tcp, "198.51.100.7", 80, true),
         (What::Tcp, "198.51.100.15", 80, true),
@@ -148,14 +243,26 @@ fn merged(h: &mut Hosts) -> Result {
 }
 
 fn ipv6(h: &mut Hosts) -> Result {
-    let rules = zone(&["accept proto=tcp dst6=2001:db8:99::/64 dstports=443", "accept proto=icmp dst6=2001:db8:99::7"]);
+    let rules = zone(&[
+        "accept proto=tcp dst6=2001:db8:99::/64 dstports=443",
+        "accept proto=icmp dst6=2001:db8:99::7",
+    ]);
     load(h, &rules)?;
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET6, 443))?, "IPv6 though it is off");
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET6, 443))?,
+        "IPv6 though it is off"
+    );
     load(h, &format!("ipv6 = true\n{rules}"))?;
-    ensure!(h.gets_out(ALICE, What::Tcp, at(INTERNET6, 443))?, "not let through");
+    ensure!(
+        h.gets_out(ALICE, What::Tcp, at(INTERNET6, 443))?,
+        "not let through"
+    );
     ensure!(answered(ALICE, What::Tcp, at(INTERNET6, 443))?, "no answer");
     ensure!(h.gets_out(ALICE, What::Ping, at(INTERNET6, 0))?, "no ping");
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET6, 80))?, "another port");
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET6, 80))?,
+        "another port"
+    );
     ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET, 443))?, "IPv4");
     Ok(())
 }
@@ -173,12 +280,19 @@ fn cgroup(h: &mut Hosts) -> Result {
     );
     // Not there: the rule is off, and it is said; the rest is loaded.
     let warned = load(h, &policy)?;
-    ensure!(warned.contains(&format!("there is no cgroup {name}")), "{warned}");
+    ensure!(
+        warned.contains(&format!("there is no cgroup {name}")),
+        "{warned}"
+    );
     std::fs::create_dir(&folder)?;
     let result = (|| -> Result {
         load(h, &policy)?;
         let mut from = |inside: bool, port: u16| -> Result<bool> {
-            let enter = if inside { format!("echo $$ > {}/cgroup.procs;", folder.display()) } else { String::new() };
+            let enter = if inside {
+                format!("echo $$ > {}/cgroup.procs;", folder.display())
+            } else {
+                String::new()
+            };
             h.arrived()?;
             std::process::Command::new("sh")
                 .args(["-c", &format!("{enter} exec python3 -c \"import socket;socket.socket(2,2).sendto(b'x',('198.51.100.7',{port}))\" 2>/dev/null")])
@@ -208,7 +322,9 @@ fn guest(name: &str, net: u8) -> Result {
          sysctl -qw net.ipv4.ip_forward=1"
     ))?;
     on(name, || {
-        hosts::nft("table inet in { chain anything { type nat hook prerouting priority -100; policy accept;\n iifname \"g0\" meta l4proto { tcp, udp } redirect to :7\n }\n }\n")?;
+        hosts::nft(
+            "table inet in { chain anything { type nat hook prerouting priority -100; policy accept;\n iifname \"g0\" meta l4proto { tcp, udp } redirect to :7\n }\n }\n",
+        )?;
         hosts::serve(7)
     })?;
     Ok(())
@@ -221,27 +337,55 @@ fn from(name: &str, what: What, to: SocketAddr) -> Result<bool> {
 
 fn interface(h: &mut Hosts) -> Result {
     guest("work", 1)?;
-    ensure!(from("work", What::Tcp, at(INTERNET, 80))?, "nothing is forwarded without rules");
+    ensure!(
+        from("work", What::Tcp, at(INTERNET, 80))?,
+        "nothing is forwarded without rules"
+    );
     let policy = "[tor]\nusers = [\"4001\"]\n[zone.work]\ninterface = \"ifwork\"\nrules = [\"accept proto=tcp dstports=80\"]\n";
     load(h, policy)?;
     h.arrived()?;
-    ensure!(from("work", What::Tcp, at(INTERNET, 80))?, "not let through");
+    ensure!(
+        from("work", What::Tcp, at(INTERNET, 80))?,
+        "not let through"
+    );
     let seen = h.arrived()?;
-    ensure!(seen.iter().all(|p| p.from.ip().to_string() == "10.77.1.2"), "{seen:?}");
+    ensure!(
+        seen.iter().all(|p| p.from.ip().to_string() == "10.77.1.2"),
+        "{seen:?}"
+    );
     let begun = Instant::now();
     ensure!(!from("work", What::Tcp, at(INTERNET, 81))?, "another port");
-    ensure!(!from("work", What::Udp, at(INTERNET, 80))?, "another protocol");
-    ensure!(begun.elapsed() < Duration::from_millis(700), "it had to wait: {:?}", begun.elapsed());
+    ensure!(
+        !from("work", What::Udp, at(INTERNET, 80))?,
+        "another protocol"
+    );
+    ensure!(
+        begun.elapsed() < Duration::from_millis(700),
+        "it had to wait: {:?}",
+        begun.elapsed()
+    );
     load(h, &format!("{policy}masquerade = true\n"))?;
     h.arrived()?;
-    ensure!(from("work", What::Tcp, at(INTERNET, 80))?, "not masqueraded");
+    ensure!(
+        from("work", What::Tcp, at(INTERNET, 80))?,
+        "not masqueraded"
+    );
     let seen = h.arrived()?;
-    ensure!(!seen.is_empty() && seen.iter().all(|p| p.from.ip() == NEAR), "{seen:?}");
+    ensure!(
+        !seen.is_empty() && seen.iter().all(|p| p.from.ip() == NEAR),
+        "{seen:?}"
+    );
     // The host itself is not the zone's.
     hosts::serve(631)?;
-    ensure!(!from("work", What::Tcp, "10.77.1.1:631".parse()?)?, "the host's own service");
+    ensure!(
+        !from("work", What::Tcp, "10.77.1.1:631".parse()?)?,
+        "the host's own service"
+    );
     // Nor does the internet come in by it.
-    ensure!(!from("far", What::Tcp, "10.77.1.2:22".parse()?)?, "from outside");
+    ensure!(
+        !from("far", What::Tcp, "10.77.1.2:22".parse()?)?,
+        "from outside"
+    );
     // Taken out of the policy, an open connection ends, and so does what it answers.
     let flow = on("work", || hosts::send(0, What::Tcp, at(INTERNET, 80)))?;
     load(h, "[tor]\nusers = [\"4001\"]\n")?;
@@ -259,15 +403,17 @@ fn source(h: &mut Hosts) -> Result {
         h,
         "[tor]\nusers = [\"4001\"]\n[zone.one]\nsource = \"10.77.1.2\"\nrules = [\"accept\"]\n",
     )?;
-    let by = |last: u8| -> Result<bool> {
-        Ok(on("work", || {
-            let s = hosts::socket_of(0, libc::AF_INET, libc::SOCK_DGRAM, 0)?;
-            hosts::bind(&s, at(IpAddr::from([10, 77, 1, last]), 0))?;
-            hosts::connect(&s, at(INTERNET, 53))?;
-            let _ = hosts::write(&s, b"x");
-            Ok(hosts::wait(&s, libc::POLLIN, Duration::from_millis(500)) && hosts::pending(&s) == 0)
-        })?)
-    };
+    let by =
+        |last: u8| -> Result<bool> {
+            Ok(on("work", || {
+                let s = hosts::socket_of(0, libc::AF_INET, libc::SOCK_DGRAM, 0)?;
+                hosts::bind(&s, at(IpAddr::from([10, 77, 1, last]), 0))?;
+                hosts::connect(&s, at(INTERNET, 53))?;
+                let _ = hosts::write(&s, b"x");
+                Ok(hosts::wait(&s, libc::POLLIN, Duration::from_millis(500))
+                    && hosts::pending(&s) == 0)
+            })?)
+        };
     ensure!(by(2)?, "the zone's address");
     ensure!(!by(3)?, "another address");
     Ok(())
@@ -285,17 +431,37 @@ fn connected(h: &mut Hosts) -> Result {
     load(h, zones)?;
     // Accepting everything is for outside, not for other zones.
     ensure!(!from("work", What::Tcp, to)?, "zones see each other");
-    ensure!(from("work", What::Tcp, at(INTERNET, 80))?, "nothing outside");
-    load(h, &format!("connect = [{{ from = \"work\", to = \"print\", rule = \"accept proto=tcp dstports=631\" }}]\n{zones}"))?;
+    ensure!(
+        from("work", What::Tcp, at(INTERNET, 80))?,
+        "nothing outside"
+    );
+    load(
+        h,
+        &format!(
+            "connect = [{{ from = \"work\", to = \"print\", rule = \"accept proto=tcp dstports=631\" }}]\n{zones}"
+        ),
+    )?;
     ensure!(from("work", What::Tcp, to)?, "not connected");
     ensure!(!from("work", What::Udp, to)?, "by another protocol");
-    ensure!(!from("work", What::Tcp, "10.77.2.2:80".parse()?)?, "at another port");
+    ensure!(
+        !from("work", What::Tcp, "10.77.2.2:80".parse()?)?,
+        "at another port"
+    );
     ensure!(!from("play", What::Tcp, to)?, "from another zone");
-    ensure!(!from("print", What::Tcp, "10.77.1.2:631".parse()?)?, "the other way round");
+    ensure!(
+        !from("print", What::Tcp, "10.77.1.2:631".parse()?)?,
+        "the other way round"
+    );
     let o = h.uwtctl("firewall check --file /etc/uwt/wrong.toml");
-    std::fs::write("/etc/uwt/wrong.toml", format!("connect = [{{ from = \"work\", to = \"nowhere\", rule = \"accept\" }}]\n{zones}"))?;
+    std::fs::write(
+        "/etc/uwt/wrong.toml",
+        format!("connect = [{{ from = \"work\", to = \"nowhere\", rule = \"accept\" }}]\n{zones}"),
+    )?;
     let o = o.run()?;
-    ensure!(o.code() == 125 && o.err.contains("wrong.toml:1: there is no zone \"nowhere\""), "{o:#?}");
+    ensure!(
+        o.code() == 125 && o.err.contains("wrong.toml:1: there is no zone \"nowhere\""),
+        "{o:#?}"
+    );
     Ok(())
 }
 
@@ -303,18 +469,39 @@ fn forwarded_in(h: &mut Hosts) -> Result {
     guest("web", 1)?;
     let zones = "[tor]\nusers = [\"4001\"]\n[zone.web]\ninterface = \"ifweb\"\n";
     load(h, zones)?;
-    ensure!(!from("far", What::Tcp, "192.0.2.2:8080".parse()?)?, "before it is asked for");
+    ensure!(
+        !from("far", What::Tcp, "192.0.2.2:8080".parse()?)?,
+        "before it is asked for"
+    );
     load(
         h,
-        &format!("port_forward = [{{ interface = \"up0\", port = 8080, to = \"10.77.1.2\", to_port = 80 }}]\n{zones}"),
+        &format!(
+            "port_forward = [{{ interface = \"up0\", port = 8080, to = \"10.77.1.2\", to_port = 80 }}]\n{zones}"
+        ),
     )?;
-    ensure!(from("far", What::Tcp, "192.0.2.2:8080".parse()?)?, "not forwarded");
-    ensure!(!from("far", What::Tcp, "192.0.2.2:8081".parse()?)?, "another port");
-    ensure!(!from("far", What::Tcp, "10.77.1.2:80".parse()?)?, "past the forwarding");
-    ensure!(!from("web", What::Tcp, at(INTERNET, 80))?, "the zone gets out by it");
+    ensure!(
+        from("far", What::Tcp, "192.0.2.2:8080".parse()?)?,
+        "not forwarded"
+    );
+    ensure!(
+        !from("far", What::Tcp, "192.0.2.2:8081".parse()?)?,
+        "another port"
+    );
+    ensure!(
+        !from("far", What::Tcp, "10.77.1.2:80".parse()?)?,
+        "past the forwarding"
+    );
+    ensure!(
+        !from("web", What::Tcp, at(INTERNET, 80))?,
+        "the zone gets out by it"
+    );
     // Open connections end with the line.
     let flow = on("far", || {
-        let s = hosts::send(0, What::Tcp, "192.0.2.2:8080".parse().map_err(std::io::Error::other)?)?;
+        let s = hosts::send(
+            0,
+            What::Tcp,
+            "192.0.2.2:8080".parse().map_err(std::io::Error::other)?,
+        )?;
         hosts::wait(&s, libc::POLLOUT, Duration::from_secs(3));
         Ok(s)
     })?;
@@ -325,15 +512,22 @@ fn forwarded_in(h: &mut Hosts) -> Result {
     ensure!(seen.is_empty(), "{seen:?}");
     load(
         h,
-        &format!("port_forward = [{{ interface = \"up0\", port = 8080, from = [\"192.168.0.0/16\"], to = \"10.77.1.2\", to_port = 80 }}]\n{zones}"),
+        &format!(
+            "port_forward = [{{ interface = \"up0\", port = 8080, from = [\"192.168.0.0/16\"], to = \"10.77.1.2\", to_port = 80 }}]\n{zones}"
+        ),
     )?;
-    ensure!(!from("far", What::Tcp, "192.0.2.2:8080".parse()?)?, "from elsewhere");
+    ensure!(
+        !from("far", What::Tcp, "192.0.2.2:8080".parse()?)?,
+        "from elsewhere"
+    );
     Ok(())
 }
 
 fn within_vpn(h: &mut Hosts) -> Result {
     guest("work", 1)?;
-    commands("ip link add tun0 type veth peer name tunx\nip link set tunx up\nip addr add 10.8.0.2/24 dev tun0\nip link set tun0 up")?;
+    commands(
+        "ip link add tun0 type veth peer name tunx\nip link set tunx up\nip addr add 10.8.0.2/24 dev tun0\nip link set tun0 up",
+    )?;
     load(
         h,
         "profile = \"vpn\"\n[vpn]\ninterfaces = [\"tun0\"]\n[zone.alice]\nuser = \"4004\"\nrules = [\"accept\"]\n\
@@ -341,10 +535,16 @@ fn within_vpn(h: &mut Hosts) -> Result {
     )?;
     // Whatever a zone's rules accept, it goes by the tunnel or not at all.
     for what in [What::Tcp, What::Udp, What::Ping] {
-        ensure!(!h.gets_out(ALICE, what, at(INTERNET, 80))?, "alice's {what:?} beside the tunnel");
+        ensure!(
+            !h.gets_out(ALICE, what, at(INTERNET, 80))?,
+            "alice's {what:?} beside the tunnel"
+        );
     }
     h.arrived()?;
-    ensure!(!from("work", What::Tcp, at(INTERNET, 80))?, "work's beside the tunnel");
+    ensure!(
+        !from("work", What::Tcp, at(INTERNET, 80))?,
+        "work's beside the tunnel"
+    );
     let seen = h.arrived()?;
     ensure!(seen.is_empty(), "{seen:?}");
     Ok(())
@@ -352,7 +552,10 @@ fn within_vpn(h: &mut Hosts) -> Result {
 
 /// The host's own resolver reads this file.
 fn resolver(ip: &str) -> Result {
-    std::fs::write("/run/hosts", format!("127.0.0.1 localhost\n{ip} moving.example\n"))?;
+    std::fs::write(
+        "/run/hosts",
+        format!("127.0.0.1 localhost\n{ip} moving.example\n"),
+    )?;
     if !std::path::Path::new("/run/hosts.mounted").exists() {
         commands("mount --bind /run/hosts /etc/hosts")?;
         std::fs::write("/run/hosts.mounted", "")?;
@@ -391,15 +594,28 @@ const SYSTEM: &str = "[names]\nresolver = \"system\"\nrefresh = 1\nkeep = 2\n";
 
 fn names(h: &mut Hosts) -> Result {
     resolver("198.51.100.7")?;
-    load(h, &format!("{SYSTEM}{}", zone(&["accept proto=tcp dsthost=moving.example dstports=443"])))?;
+    load(
+        h,
+        &format!(
+            "{SYSTEM}{}",
+            zone(&["accept proto=tcp dsthost=moving.example dstports=443"])
+        ),
+    )?;
     let (old, new) = (at(INTERNET, 443), at("198.51.100.77".parse()?, 443));
     ensure!(h.gets_out(ALICE, What::Tcp, old)?, "its address");
     ensure!(!h.gets_out(ALICE, What::Tcp, new)?, "another address");
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "another port");
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "another port"
+    );
     let _watch = watch(h)?;
     resolver("198.51.100.77")?;
-    until("the new address", || Ok(h.gets_out(ALICE, What::Tcp, new)?))?;
-    until("the old one's end", || Ok(!h.gets_out(ALICE, What::Tcp, old)?))?;
+    until("the new address", || {
+        Ok(h.gets_out(ALICE, What::Tcp, new)?)
+    })?;
+    until("the old one's end", || {
+        Ok(!h.gets_out(ALICE, What::Tcp, old)?)
+    })?;
     ensure!(h.gets_out(ALICE, What::Tcp, new)?, "the new one ended too");
     Ok(())
 }
@@ -409,35 +625,86 @@ fn unresolved(h: &mut Hosts) -> Result {
     // A rule that accepts: nothing. The rest works.
     let warned = load(
         h,
-        &format!("{SYSTEM}{}", zone(&["accept dsthost=nowhere.invalid", "accept proto=tcp dstports=80"])),
+        &format!(
+            "{SYSTEM}{}",
+            zone(&[
+                "accept dsthost=nowhere.invalid",
+                "accept proto=tcp dstports=80"
+            ])
+        ),
     )?;
-    ensure!(warned.contains("nowhere.invalid could not be resolved"), "{warned}");
-    ensure!(h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "one bad name stops the rest");
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET, 81))?, "a name that is nowhere lets through");
+    ensure!(
+        warned.contains("nowhere.invalid could not be resolved"),
+        "{warned}"
+    );
+    ensure!(
+        h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "one bad name stops the rest"
+    );
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET, 81))?,
+        "a name that is nowhere lets through"
+    );
     // A rule that drops: what it means is not known, so nothing behind it goes.
-    load(h, &format!("{SYSTEM}{}", zone(&["drop dsthost=nowhere.invalid", "accept"])))?;
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "past a rule that is not known");
-    load(h, &format!("{SYSTEM}{}", zone(&["drop dsthost=moving.example", "accept"])))?;
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "what is dropped");
+    load(
+        h,
+        &format!(
+            "{SYSTEM}{}",
+            zone(&["drop dsthost=nowhere.invalid", "accept"])
+        ),
+    )?;
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "past a rule that is not known"
+    );
+    load(
+        h,
+        &format!(
+            "{SYSTEM}{}",
+            zone(&["drop dsthost=moving.example", "accept"])
+        ),
+    )?;
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "what is dropped"
+    );
     ensure!(h.gets_out(ALICE, What::Tcp, at(LAN, 80))?, "the rest");
     Ok(())
 }
 
 fn expiry(h: &mut Hosts) -> Result {
     let soon = epoch()? + 3;
-    load(h, &zone(&[&format!("accept proto=tcp expire={soon}"), &format!("drop proto=udp expire={soon}"), "accept proto=udp"]))?;
+    load(
+        h,
+        &zone(&[
+            &format!("accept proto=tcp expire={soon}"),
+            &format!("drop proto=udp expire={soon}"),
+            "accept proto=udp",
+        ]),
+    )?;
     let (tcp, udp) = (at(INTERNET, 80), at(INTERNET, 80));
-    ensure!(h.gets_out(ALICE, What::Tcp, tcp)?, "not let through in its time");
-    ensure!(!h.gets_out(ALICE, What::Udp, udp)?, "not stopped in its time");
+    ensure!(
+        h.gets_out(ALICE, What::Tcp, tcp)?,
+        "not let through in its time"
+    );
+    ensure!(
+        !h.gets_out(ALICE, What::Udp, udp)?,
+        "not stopped in its time"
+    );
     let flow = hosts::send(ALICE, What::Tcp, tcp)?;
-    ensure!(hosts::wait(&flow, libc::POLLOUT, Duration::from_secs(2)), "not connected");
+    ensure!(
+        hosts::wait(&flow, libc::POLLOUT, Duration::from_secs(2)),
+        "not connected"
+    );
     until("expiry", || Ok(!h.gets_out(ALICE, What::Tcp, tcp)?))?;
     ensure!(epoch()? >= soon, "too early");
     h.arrived()?;
     let _ = hosts::write(&flow, b"on");
     let seen = h.arrived()?;
     ensure!(seen.is_empty(), "what was open goes on: {seen:?}");
-    until("the drop's expiry", || Ok(h.gets_out(ALICE, What::Udp, udp)?))?;
+    until("the drop's expiry", || {
+        Ok(h.gets_out(ALICE, What::Udp, udp)?)
+    })?;
     Ok(())
 }
 
@@ -446,21 +713,35 @@ fn clock(h: &mut Hosts) -> Result {
     let end = epoch()? + 3600;
     let rule = format!("accept proto=tcp expire={end}");
     load(h, &zone(&[&rule]))?;
-    ensure!(h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "not let through in its time");
+    ensure!(
+        h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "not let through in its time"
+    );
     let kept = std::fs::read_to_string("/var/lib/uwt-firewall/kept.json")?;
     let at_clock = kept.find("\"clock\": ").ok_or("no clock")? + 9;
-    let number: String = kept[at_clock..].chars().take_while(char::is_ascii_digit).collect();
+    let number: String = kept[at_clock..]
+        .chars()
+        .take_while(char::is_ascii_digit)
+        .collect();
     let ahead = kept.replace(&number, &(end + 10).to_string());
     std::fs::write("/var/lib/uwt-firewall/kept.json", ahead)?;
     h.uwtctl("firewall apply").run()?.expect(0)?;
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "a clock set back revives a rule");
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "a clock set back revives a rule"
+    );
     // The file for boot lets nothing through that has an end, until the watch has looked at the time.
     std::fs::write("/var/lib/uwt-firewall/kept.json", kept)?;
     h.uwtctl("firewall apply").run()?.expect(0)?;
     commands("/usr/sbin/nft -f /var/lib/uwt-firewall/boot.nft")?;
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "right after a boot");
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "right after a boot"
+    );
     let _watch = watch(h)?;
-    until("the watch", || Ok(h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?))?;
+    until("the watch", || {
+        Ok(h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?)
+    })?;
     Ok(())
 }
 
@@ -469,29 +750,60 @@ fn many(h: &mut Hosts) -> Result {
     let rules: Vec<String> = (0..10_000u32)
         .map(|n| {
             let action = if n % 2 == 0 { "accept" } else { "drop" };
-            format!("{action} proto=tcp dst4=10.9.{}.{} dstports={}", n / 250, n % 250, n + 1)
+            format!(
+                "{action} proto=tcp dst4=10.9.{}.{} dstports={}",
+                n / 250,
+                n % 250,
+                n + 1
+            )
         })
         .collect();
     let rules: Vec<&str> = rules.iter().map(String::as_str).collect();
     load(h, &zone(&rules))?;
-    ensure!(h.gets_out(ALICE, What::Tcp, at("10.9.39.248".parse()?, 9999))?, "the last but one");
-    ensure!(!h.gets_out(ALICE, What::Tcp, at("10.9.39.249".parse()?, 10_000))?, "the last");
-    ensure!(!h.gets_out(ALICE, What::Tcp, at("10.9.39.248".parse()?, 9998))?, "another port");
-    ensure!(h.gets_out(ALICE, What::Tcp, at("10.9.0.0".parse()?, 1))?, "the first");
+    ensure!(
+        h.gets_out(ALICE, What::Tcp, at("10.9.39.248".parse()?, 9999))?,
+        "the last but one"
+    );
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at("10.9.39.249".parse()?, 10_000))?,
+        "the last"
+    );
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at("10.9.39.248".parse()?, 9998))?,
+        "another port"
+    );
+    ensure!(
+        h.gets_out(ALICE, What::Tcp, at("10.9.0.0".parse()?, 1))?,
+        "the first"
+    );
     ensure!(h.gets_out(TOR, What::Tcp, at(INTERNET, 443))?, "Tor");
     Ok(())
 }
 
 fn command(h: &mut Hosts) -> Result {
-    let policy = "# mine\n[tor]\nusers = [\"4001\"] # who\n\n[zone.alice] # a zone\nuser = \"4004\"\n";
+    let policy =
+        "# mine\n[tor]\nusers = [\"4001\"] # who\n\n[zone.alice] # a zone\nuser = \"4004\"\n";
     h.policy(policy)?;
-    let out = h.uwtctl("firewall zone alice add accept proto=tcp dstports=80").run()?.expect(0)?;
+    let out = h
+        .uwtctl("firewall zone alice add accept proto=tcp dstports=80")
+        .run()?
+        .expect(0)?;
     ensure!(out.err.contains("the firewall is off"), "{out:#?}");
     h.uwtctl("firewall apply").run()?.expect(0)?;
-    ensure!(h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "added before");
-    h.uwtctl("firewall zone alice add --before 0 drop dsthost=198.51.100.7").run()?.expect(0)?;
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "in effect at once");
-    h.uwtctl("firewall zone alice add accept proto=udp expire=+600 comment=for now").run()?.expect(0)?;
+    ensure!(
+        h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "added before"
+    );
+    h.uwtctl("firewall zone alice add --before 0 drop dsthost=198.51.100.7")
+        .run()?
+        .expect(0)?;
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "in effect at once"
+    );
+    h.uwtctl("firewall zone alice add accept proto=udp expire=+600 comment=for now")
+        .run()?
+        .expect(0)?;
     ensure!(h.gets_out(ALICE, What::Udp, at(LAN, 80))?, "with an end");
     let list = h.uwtctl("firewall zone alice list").run()?.expect(0)?.out;
     let lines: Vec<&str> = list.lines().collect();
@@ -505,17 +817,33 @@ fn command(h: &mut Hosts) -> Result {
         "{list}"
     );
     let text = std::fs::read_to_string("/etc/uwt/firewall.toml")?;
-    ensure!(text.starts_with("# mine\n") && text.contains("# who") && text.contains("# a zone"), "{text}");
-    h.uwtctl("firewall zone alice del --rule-no 0").run()?.expect(0)?;
-    ensure!(h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "deleted by number");
-    h.uwtctl("firewall zone alice del accept proto=tcp dstports=80").run()?.expect(0)?;
-    ensure!(!h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?, "deleted by rule");
+    ensure!(
+        text.starts_with("# mine\n") && text.contains("# who") && text.contains("# a zone"),
+        "{text}"
+    );
+    h.uwtctl("firewall zone alice del --rule-no 0")
+        .run()?
+        .expect(0)?;
+    ensure!(
+        h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "deleted by number"
+    );
+    h.uwtctl("firewall zone alice del accept proto=tcp dstports=80")
+        .run()?
+        .expect(0)?;
+    ensure!(
+        !h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?,
+        "deleted by rule"
+    );
     let before = std::fs::read_to_string("/etc/uwt/firewall.toml")?;
     for (words, says) in [
         ("alice del --rule-no 7", "has no rule 7"),
         ("alice del accept proto=tcp", "has no rule"),
         ("alice add accept dstports=80", "dstports needs proto"),
-        ("alice add accept proto=tcp dstport=80", "did you mean \"dstports\"?"),
+        (
+            "alice add accept proto=tcp dstport=80",
+            "did you mean \"dstports\"?",
+        ),
         ("alice add reject", "accept"),
         ("nobody list", "there is no zone \"nobody\""),
         ("alice add --before 9 accept", "has no rule 9"),
@@ -526,8 +854,15 @@ fn command(h: &mut Hosts) -> Result {
     let after = std::fs::read_to_string("/etc/uwt/firewall.toml")?;
     ensure!(before == after, "a refused command changed the file");
     h.uwtctl("firewall zone alice reset").run()?.expect(0)?;
-    let json = h.uwtctl("firewall zone alice list --json").run()?.expect(0)?.out;
-    ensure!(json.contains("\"rules\": []") && json.contains("\"default\": \"drop\""), "{json}");
+    let json = h
+        .uwtctl("firewall zone alice list --json")
+        .run()?
+        .expect(0)?
+        .out;
+    ensure!(
+        json.contains("\"rules\": []") && json.contains("\"default\": \"drop\""),
+        "{json}"
+    );
     ensure!(!h.gets_out(ALICE, What::Udp, at(LAN, 80))?, "after reset");
     Ok(())
 }

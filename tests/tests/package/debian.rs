@@ -13,14 +13,22 @@ fn target() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../target")
 }
 
-/// The package under test, as `make package` left it.
-pub fn deb() -> Result<PathBuf> {
+/// A package under test, as `make package` left it.
+pub fn built(name: &str) -> Result<PathBuf> {
     let folder = target().join("package");
     let entries =
         fs::read_dir(&folder).map_err(|e| format!("{}: {e}; make package", folder.display()))?;
     let mut found = entries.flatten().map(|e| e.path());
-    let found = found.find(|p| p.extension().is_some_and(|e| e == "deb"));
-    Ok(found.ok_or("target/package has no .deb: make package")?)
+    let found = found.find(|p| {
+        let file = p.file_name().unwrap_or_default().to_string_lossy();
+        file.starts_with(&format!("{name}_")) && file.ends_with(".deb")
+    });
+    Ok(found.ok_or_else(|| format!("target/package has no {name}_*.deb: make package"))?)
+}
+
+/// The package `uwt`.
+pub fn deb() -> Result<PathBuf> {
+    built("uwt")
 }
 
 /// A fresh system of this suite, with the package as /uwt.deb.

@@ -9,6 +9,7 @@ mod world;
 
 mod apt;
 mod debian;
+mod firewall;
 mod interrupted;
 mod life;
 mod noticed;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         all.extend(noticed::tests(&world, suite));
         all.extend(apt::tests(&world, suite));
         all.extend(interrupted::tests(&world, suite));
+        all.extend(firewall::tests(&world, suite));
     }
     let conclusion = libtest_mimic::run(&arguments, all);
     let _ = std::process::Command::new("umount")
