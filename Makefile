@@ -68,6 +68,7 @@ test-package: deps-test
 
 bench: deps-test build
 	cargo run --release --locked -p uwt-tests --bin uwt-bench
+	cargo run --release --locked -p uwt-tests --bin uwt-bench-firewall
 
 fuzz:
 	sh tests/fuzz.sh $(SECONDS)

@@ -16,7 +16,7 @@ use uwt_core::{dns as message, elf as executable};
 pub type Body = fn(&[u8]);
 
 /// Every target: its name, as its seeds' folder is called, and its body.
-pub const ALL: [(&str, Body); 8] = [
+pub const ALL: [(&str, Body); 9] = [
     ("socks5", socks5),
     ("handoff", handoff),
     ("names", names),
@@ -25,6 +25,7 @@ pub const ALL: [(&str, Body); 8] = [
     ("dns", dns),
     ("config", config),
     ("broker", broker),
+    ("firewall", firewall),
 ];
 
 /// What the kernel hands the broker, and what a command puts into its packets and questions.
@@ -350,4 +351,55 @@ pub fn config(data: &[u8]) {
     }
     let words = text.split('\n').map(Into::into);
     let _ = uwt_bin::cli::parse(std::iter::once("uwt".into()).chain(words).collect());
+}
+
+/// What names stand for where nothing is known: everything exists.
+struct Anywhere;
+
+impl uwt_bin::firewall::facts::Facts for Anywhere {
+    fn user(&self, account: &uwt_bin::firewall::words::Account) -> Option<u32> {
+        account.0.parse().ok().or(Some(1000))
+    }
+    fn group(&self, account: &uwt_bin::firewall::words::Account) -> Option<u32> {
+        self.user(account)
+    }
+    fn cgroup(&self, _: &uwt_bin::firewall::words::Cgroup) -> bool {
+        true
+    }
+}
+
+/// A policy is refused with its line, or comes to a text of one table whose quotes and braces close, whatever its
+/// words are; a rule says of itself what it was read from; a consensus is read or not.
+pub fn firewall(data: &[u8]) {
+    use uwt_bin::firewall::{policy, relays, render, rule};
+    let text = String::from_utf8_lossy(data);
+    match policy::Policy::parse("f.toml", &text) {
+        Ok(policy) => {
+            let rendered = render::render(&policy, &Anywhere);
+            let text = rendered.ruleset.text("uwt fuzz", 1);
+            let mut depth = 0i32;
+            for line in text.lines() {
+                let quotes = line.matches('"').count();
+                assert!(quotes % 2 == 0, "{line}");
+                // What is between quotes is somebody's words.
+                let bare: String = line.split('"').step_by(2).collect();
+                depth += bare.matches('{').count() as i32 - bare.matches('}').count() as i32;
+                assert!(
+                    depth >= 0 && !line.chars().any(|c| c.is_control() && c != '\t'),
+                    "{line}"
+                );
+            }
+            assert!(depth == 0, "{text}");
+            assert!(text.matches("policy drop").count() == 3, "{text}");
+            let _ = render::torrc(&policy);
+        }
+        Err(refusal) => assert!(refusal.to_string().contains("f.toml"), "{refusal}"),
+    }
+    for line in text.lines().take(50) {
+        if let Ok(one) = rule::Rule::parse(line, Some(1_000_000)) {
+            let again = rule::Rule::parse(&one.to_string(), None);
+            assert_eq!(again.as_ref(), Ok(&one), "{line}");
+        }
+    }
+    let _ = relays::parse(&text, policy::Relays::Guards);
 }

@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 seconds=${1:-60}
 [ $# -gt 0 ] && shift
-[ $# -gt 0 ] || set -- socks5 handoff names route elf dns config broker
+[ $# -gt 0 ] || set -- socks5 handoff names route elf dns config broker firewall
 if ! cargo +nightly fuzz --version >/dev/null 2>&1; then
     echo "cargo-fuzz and a nightly toolchain are needed:" >&2
     echo "  rustup toolchain install nightly && cargo install cargo-fuzz" >&2

@@ -6,7 +6,6 @@ use libtest_mimic::Trial;
 use std::sync::Arc;
 use std::time::Duration;
 use uwt_tests::bed::has;
-use uwt_tests::run::Run;
 
 pub fn tests(world: &Arc<World>) -> Vec<Trial> {
     vec![

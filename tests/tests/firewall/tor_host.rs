@@ -585,7 +585,7 @@ fn relays(h: &mut Hosts) -> Result {
              control_port = \"/nowhere\"\ndata_directory = \"{file}\"\n"
         )
     };
-    let folder = std::path::PathBuf::from(format!("/run/tor-data"));
+    let folder = std::path::PathBuf::from("/run/tor-data");
     std::fs::create_dir_all(&folder)?;
     let write = |until: &str| -> std::io::Result<()> {
         std::fs::write(

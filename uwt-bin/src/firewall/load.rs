@@ -62,8 +62,8 @@ impl Prepared {
         out
     }
 
-    /// What the kernel must have after the transaction.
-    fn verify(&self, generation: u32) -> std::result::Result<(), String> {
+    /// What the kernel must have after the transaction; its digest.
+    fn verify(&self, generation: u32) -> std::result::Result<String, String> {
         let loaded = nft::loaded(TABLE).map_err(|r| r.to_string())?;
         let loaded = loaded.ok_or("the kernel has no table")?;
         if loaded.policy() != Some(&self.hash) || loaded.generation() != generation {
@@ -89,7 +89,7 @@ impl Prepared {
         if nft::loaded(LOCKDOWN).map_err(|r| r.to_string())?.is_some() {
             return Err("lockdown is still there".into());
         }
-        Ok(())
+        Ok(loaded.digest)
     }
 }
 
@@ -263,11 +263,14 @@ pub fn apply_locked(file: &str) -> Result<Vec<String>> {
         &prepared.transaction(generation, &filling.text),
         Where::Here,
     )?;
-    if let Err(why) = prepared.verify(generation) {
-        // The kernel does not have what it said that it took: nothing of it counts.
-        nft::load(&lockdown(), Where::Here)?;
-        return Err(Refusal::new("the rules read back are others", why, ""));
-    }
+    let digest = match prepared.verify(generation) {
+        Ok(digest) => digest,
+        Err(why) => {
+            // The kernel does not have what it said that it took: nothing of it counts.
+            nft::load(&lockdown(), Where::Here)?;
+            return Err(Refusal::new("the rules read back are others", why, ""));
+        }
+    };
     since();
     fs::rename(&new, state::BOOT).map_err(|e| {
         Refusal::new(
@@ -284,7 +287,7 @@ pub fn apply_locked(file: &str) -> Result<Vec<String>> {
     let mut warnings = prepared.rendered.warnings.clone();
     warnings.extend(sysctls(&prepared));
     state::run(&Running {
-        listing: nft::listing()?.map(|l| hash(&l)).unwrap_or_default(),
+        digest,
         warnings: warnings.clone(),
         opened: state::running().opened,
         relays: filling.relays.clone(),

@@ -1,7 +1,7 @@
 //! nft(8), by absolute path, with an empty environment, its messages kept and a limit on its time; and the kernel's own
 //! word on what is loaded, which counts for more than an exit code.
 
-use super::ruleset::{TABLE, marks_generation};
+use super::ruleset::marks_generation;
 use crate::netns::netlink::{Messages, Socket, attributes, split};
 use crate::refusal::{Refusal, Result};
 use std::collections::BTreeMap;
@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+use uwt_core::siphash::hash64;
 
 /// The program.
 pub const NFT: &str = "/usr/sbin/nft";
@@ -194,6 +195,8 @@ pub struct Loaded {
     pub comment: String,
     /// Its chains, by name.
     pub chains: BTreeMap<String, LoadedChain>,
+    /// What tells these rules, in this order, from all others; counters aside.
+    pub digest: String,
 }
 
 impl Loaded {
@@ -282,6 +285,27 @@ fn comment_of(data: &[u8]) -> String {
     String::new()
 }
 
+/// A digest that goes on with one rule: its chain and its expressions, but for what counters have counted.
+fn digest_of(before: u64, rule: &Attributes) -> u64 {
+    let mut data = before.to_ne_bytes().to_vec();
+    for (kind, value) in rule {
+        match kind {
+            // NFTA_RULE_CHAIN
+            2 => data.extend_from_slice(value),
+            // NFTA_RULE_EXPRESSIONS: in each NFTA_LIST_ELEM an NFTA_EXPR_NAME and its data.
+            4 => {
+                for (_, expression) in attributes(value) {
+                    if !expression.windows(8).any(|w| w == b"counter\0") {
+                        data.extend_from_slice(expression);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    hash64(&[0; 16], &data)
+}
+
 /// What the kernel has of a table; `None`: there is no such table.
 ///
 /// # Errors
@@ -322,6 +346,7 @@ pub fn loaded(table: &str) -> Result<Option<Loaded>> {
         };
         out.chains.insert(text_of(&c, 3).unwrap_or_default(), chain);
     }
+    let mut digest = 0;
     // NFTA_RULE_TABLE, CHAIN
     for r in dump(GET_RULE, table).map_err(why)? {
         if text_of(&r, 1).as_deref() != Some(table) {
@@ -330,22 +355,8 @@ pub fn loaded(table: &str) -> Result<Option<Loaded>> {
         if let Some(chain) = text_of(&r, 2).and_then(|n| out.chains.get_mut(&n)) {
             chain.rules += 1;
         }
+        digest = digest_of(digest, &r);
     }
+    out.digest = format!("{digest:016x}");
     Ok(Some(out))
-}
-
-/// The table as nft writes it, without counters and without what comes and goes in its sets; `None`: there is none.
-///
-/// # Errors
-/// As [`run`].
-pub fn listing() -> Result<Option<String>> {
-    if loaded(TABLE)?.is_none() {
-        return Ok(None);
-    }
-    run(
-        &["-s", "-t", "-n", "list", "table", "inet", TABLE],
-        "",
-        Where::Here,
-    )
-    .map(Some)
 }

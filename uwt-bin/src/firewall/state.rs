@@ -35,8 +35,8 @@ pub struct Kept {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Running {
-    /// The hash of nft's listing right after it was loaded.
-    pub listing: String,
+    /// The digest of the rules right after they were loaded; see [`super::nft::Loaded::digest`].
+    pub digest: String,
     /// What could not be done as written.
     pub warnings: Vec<String>,
     /// Each time that somebody else took the rules away: when (seconds since 1970), and for how many milliseconds.

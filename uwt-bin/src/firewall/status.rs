@@ -1,6 +1,6 @@
 //! How the host stands, in words: what is let through and why, what was stopped, what differs from the file.
 
-use super::load::{self, hash};
+use super::load;
 use super::nft::{self, Where};
 use super::policy::{IncomingProtocol, Policy};
 use super::ruleset::{LOCKDOWN, TABLE};
@@ -288,8 +288,8 @@ pub fn status(file: &str) -> Result<Status> {
         let listing: Value = serde_json::from_str(&text)
             .map_err(|e| Refusal::new("nft's listing cannot be read", e.to_string(), ""))?;
         counts(&listing, &mut status);
-        let now = nft::listing()?.map(|l| hash(&l)).unwrap_or_default();
-        if !running.listing.is_empty() && now != running.listing {
+        let now = table.as_ref().map(|t| t.digest.as_str());
+        if !running.digest.is_empty() && now != Some(running.digest.as_str()) {
             status.drift.push(
                 "somebody has changed the rules in the kernel: `uwtctl firewall apply`".into(),
             );

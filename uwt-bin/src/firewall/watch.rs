@@ -1,6 +1,7 @@
 //! Looks after what is loaded: loads it again when somebody else takes it away, asks names and relays anew, keeps the
 //! time. Ends when it is told to (SIGTERM) and changes nothing then.
 
+use super::ruleset::TABLE;
 use super::{load, nft, policy, state};
 use crate::netns::netlink::Socket;
 use crate::refusal::{Refusal, Result};
@@ -44,10 +45,10 @@ fn mend() {
             // The newest hundred.
             let old = running.opened.len().saturating_sub(100);
             running.opened.drain(..old);
-            running.listing = nft::listing()
+            running.digest = nft::loaded(TABLE)
                 .ok()
                 .flatten()
-                .map(|l| load::hash(&l))
+                .map(|l| l.digest)
                 .unwrap_or_default();
             let _ = state::run(&running);
         }

@@ -1,6 +1,6 @@
 //! Zones: ordered rules for a user, a cgroup, an interface or a source, and what goes between them.
 
-use super::{Expiry, HostSet, Render, from_nets, interfaces, port_ranges, ranges};
+use super::{Expiry, HostSet, Render, from_nets, interfaces, list, port_ranges, ranges};
 use crate::firewall::policy::{At, Zone};
 use crate::firewall::rule::{Action, Destination, Protocol, Rule};
 use crate::firewall::ruleset::Class;
@@ -87,6 +87,14 @@ impl Render<'_> {
         }
     }
 
+    /// What becomes of a packet in a zone's rules, as one short verdict: there may be thousands.
+    fn outcome(action: Action, class: Class, refuse: &str) -> String {
+        match action {
+            Action::Accept => format!("goto {}", accepting(class)),
+            Action::Drop => format!("goto {refuse}"),
+        }
+    }
+
     /// A zone's own rules, and its default.
     fn zone(&mut self, chain: &str, n: usize, name: &ZoneName, zone: &At<Zone>, refuse: &str) {
         let z = zone.get_ref();
@@ -98,9 +106,29 @@ impl Render<'_> {
                 &format!("let through: zone {}, begun under these rules", name.0),
             );
         }
+        let accepts = self.out.chain(&accepting(class));
+        if accepts.is_empty() {
+            accepts.plain(class.accept());
+        }
         let mut run = Places::new();
         let mut action = None;
-        for r in &z.rules {
+        let mut at = 0;
+        // Up to here it is known that a map is not worth it.
+        let mut looked = 0;
+        while let Some(r) = z.rules.get(at) {
+            let (exact, worth) = match at < looked {
+                true => (0, false),
+                false => exact_run(&z.rules[at..]),
+            };
+            looked = looked.max(at + exact);
+            if worth {
+                self.places(chain, action, &mut run, class, refuse);
+                action = None;
+                self.map(chain, &z.rules[at..at + exact], class, refuse, name);
+                at += exact;
+                continue;
+            }
+            at += 1;
             let why = self.why(r, name);
             let rule = r.get_ref();
             match plain(rule) {
@@ -121,10 +149,7 @@ impl Render<'_> {
             }
         }
         self.places(chain, action, &mut run, class, refuse);
-        let verdict = match z.default {
-            Action::Accept => class.accept(),
-            Action::Drop => format!("goto {refuse}"),
-        };
+        let verdict = Self::outcome(z.default, class, refuse);
         let word = match z.default {
             Action::Accept => "let through",
             Action::Drop => "stopped",
@@ -153,6 +178,39 @@ impl Render<'_> {
         )
     }
 
+    /// Writes rules of single places as one map, whose order does not matter: of two about the same place the first counts.
+    fn map(
+        &mut self,
+        chain: &str,
+        rules: &[At<Rule>],
+        class: Class,
+        refuse: &str,
+        name: &ZoneName,
+    ) {
+        let mut elements: [BTreeMap<(Net, &str, u16), String>; 2] = Default::default();
+        for r in rules {
+            let Some((net, protocol, (port, _))) = plain(r.get_ref()) else {
+                continue;
+            };
+            let verdict = Self::outcome(r.get_ref().action, class, refuse);
+            let why = crate::firewall::words::comment(&self.why(r, name));
+            elements[usize::from(!net.is_v4())]
+                .entry((net, protocol, port))
+                .or_insert_with(|| {
+                    format!("{net} . {protocol} . {port} comment \"{why}\" : {verdict}")
+                });
+        }
+        for (family, elements) in ["ip", "ip6"].into_iter().zip(elements) {
+            if elements.is_empty() {
+                continue;
+            }
+            let set = list(elements.into_values());
+            self.out.chain(chain).plain(format!(
+                "{family} daddr . meta l4proto . th dport vmap {set}"
+            ));
+        }
+    }
+
     /// Writes a run of rules of one action: what says the same of many places becomes one rule with a set.
     fn places(
         &mut self,
@@ -165,10 +223,7 @@ impl Render<'_> {
         let Some(action) = action else {
             return;
         };
-        let verdict = match action {
-            Action::Accept => class.accept(),
-            Action::Drop => format!("goto {refuse}"),
-        };
+        let verdict = Self::outcome(action, class, refuse);
         // Places that stand alone with their ports: those with the same place are put together by ports instead.
         let mut alone = Alone::new();
         for ((v4, protocol, ports), places) in std::mem::take(run) {
@@ -201,10 +256,7 @@ impl Render<'_> {
 
     /// One rule that stands for itself.
     fn rule(&mut self, chain: &str, r: &Rule, class: Class, refuse: &str, why: &str) {
-        let verdict = match r.action {
-            Action::Accept => class.accept(),
-            Action::Drop => format!("goto {refuse}"),
-        };
+        let verdict = Self::outcome(r.action, class, refuse);
         let mut time = String::new();
         if let Some(at) = r.expire {
             time = format!("meta time < {at} ");
@@ -506,6 +558,30 @@ pub(super) fn from_zone(z: &Zone, interface: &str, address: &str) -> Option<Stri
     let source = z.source.as_ref()?.get_ref();
     let family = if source.is_v4() { "ip" } else { "ip6" };
     Some(format!("{family} {address} {source}"))
+}
+
+/// The chain that lets a class through.
+fn accepting(class: Class) -> String {
+    match class {
+        Class::Zone(n) => format!("accept_zone_{n}"),
+        other => format!("accept_{other:?}").to_lowercase(),
+    }
+}
+
+/// How many rules from here on name a single address, a protocol and a single port; and whether they are worth a map:
+/// many, and not all of one action.
+fn exact_run(rules: &[At<Rule>]) -> (usize, bool) {
+    const WORTH: usize = 8;
+    let single = |r: &&At<Rule>| {
+        plain(r.get_ref()).is_some_and(|(net, protocol, ports)| {
+            net == Net::host(net.address) && !protocol.is_empty() && ports.0 == ports.1
+        })
+    };
+    let run = rules.iter().take_while(single).count();
+    let of_one = rules[..run]
+        .windows(2)
+        .all(|w| w[0].get_ref().action == w[1].get_ref().action);
+    (run, run >= WORTH && !of_one)
 }
 
 /// The comment of a rule that several lines asked for: the first and the last.
