@@ -297,6 +297,19 @@ impl Hosts {
         fs::write("/etc/uwt/firewall.toml", text)
     }
 
+    /// Puts a frame onto the uplink from a packet(7) socket; whether it left is seen by what arrives.
+    pub fn raw(&self, frame: &[u8]) {
+        // SAFETY: the frame lives through the call.
+        unsafe {
+            libc::send(
+                self.marker.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+            )
+        };
+    }
+
     /// What has arrived on the far host until now, for certain: up to a frame that is sent past all rules.
     pub fn arrived(&mut self) -> io::Result<Vec<Packet>> {
         self.marks += 1;

@@ -21,6 +21,11 @@ pub(crate) fn tests(world: &Arc<World>) -> Vec<Trial> {
         test(world, "tor-host: IPv6, also after the link was down", ipv6),
         test(world, "tor-host: IPv6 where it is asked for", ipv6_on),
         test(world, "tor-host: DHCP where it is asked for", dhcp),
+        test(
+            world,
+            "tor-host: raw sockets, on devices that come later too",
+            raw,
+        ),
         test(world, "tor-host: what comes in", incoming),
         test(world, "tor-host: ICMP that comes in", icmp_in),
         test(
@@ -329,6 +334,61 @@ fn dhcp(h: &mut Hosts) -> Result {
     load(h, &format!("{WHO}[dhcp]\nout = true\n"))?;
     ensure!(ask(h, 0)?, "no DHCP though it is asked for");
     ensure!(!ask(h, ALICE)?, "alice as a DHCP client");
+    Ok(())
+}
+
+fn raw(h: &mut Hosts) -> Result {
+    // A UDP datagram as a whole frame, from a packet socket.
+    let frame = |port: u16| {
+        let mut f = vec![
+            2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0, 0, 32, 0, 1, 0, 0, 64, 17, 0, 0,
+        ];
+        f.extend_from_slice(&NEAR.octets());
+        f.extend_from_slice(&[198, 51, 100, 7]);
+        let sum = checksum(&f[14..34]);
+        f[24..26].copy_from_slice(&sum);
+        f.extend_from_slice(&[0, 9]);
+        f.extend_from_slice(&port.to_be_bytes());
+        f.extend_from_slice(&[0, 12, 0, 0, 1, 2, 3, 4]);
+        f
+    };
+    let leaves = |h: &mut Hosts, port: u16| -> Result<bool> {
+        h.arrived()?;
+        h.raw(&frame(port));
+        Ok(h.arrived()?.iter().any(|p| p.to.port() == port))
+    };
+    load(h, WHO)?;
+    ensure!(
+        leaves(h, 4001)?,
+        "a raw socket is not seen where it may send: the test is blind"
+    );
+    h.policy(&format!("raw_packets = \"drop\"\n{WHO}"))?;
+    h.uwtctl("firewall apply").run()?.expect(0)?;
+    // The tap's own marks are such packets, of a type that is let through for it.
+    commands("/usr/sbin/nft insert rule netdev uwt egress meta protocol 0x88b5 accept")?;
+    ensure!(!leaves(h, 4002)?, "a raw socket sends");
+    ensure!(
+        answered(TOR, What::Tcp, at(INTERNET, 443))?,
+        "Tor does not get out"
+    );
+    ensure!(
+        h.gets_out(CLEAR, What::Udp, at(INTERNET, 443))?,
+        "clearnet does not get out"
+    );
+    ensure!(
+        !h.gets_out(ALICE, What::Udp, at(INTERNET, 443))?,
+        "alice gets out"
+    );
+    // A device that comes later is closed by the watch.
+    let _watch = crate::zones::watch(h)?;
+    commands("ip link add later0 type veth peer name later1")?;
+    let end = Instant::now() + Duration::from_secs(10);
+    while !uwt_tests::hosts::nft_list("list table netdev uwt")?.contains("later0") {
+        ensure!(Instant::now() < end, "later0 is not closed");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    load(h, WHO)?;
+    ensure!(leaves(h, 4003)?, "still stopped though it may send");
     Ok(())
 }
 

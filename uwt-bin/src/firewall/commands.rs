@@ -225,11 +225,14 @@ fn said(p: &Prepared) -> String {
 
 fn apply(confirm: Option<u16>) -> Result<(String, bool)> {
     let Some(seconds) = confirm else {
-        warn(&load::apply(FILE)?);
-        return Ok((
-            "loaded, now and at each boot; see `uwtctl firewall status`\n".into(),
-            true,
-        ));
+        let warnings = load::apply(FILE)?;
+        warn(&warnings);
+        let when = match warnings.iter().any(|w| w.contains("boot")) {
+            true => "loaded",
+            false => "loaded, now and at each boot",
+        };
+        return Ok((format!("{when}; see `uwtctl firewall status`
+"), true));
     };
     let before = load::Before::take()?;
     let applied = load::apply(FILE);

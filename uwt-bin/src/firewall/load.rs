@@ -5,9 +5,10 @@ use super::facts::Host;
 use super::nft::{self, Where};
 use super::policy::Policy;
 use super::render::{HostSet, RELAYS, Rendered, render};
+use super::rule::Action;
 use super::ruleset::{self, LOCKDOWN, TABLE, gone, lockdown, next_generation};
 use super::state::{self, Kept, Running};
-use super::words::HostName;
+use super::words::{HostName, Interface};
 use super::{boot, names, relays};
 use crate::refusal::{Refusal, Result};
 use std::collections::HashMap;
@@ -255,6 +256,8 @@ pub fn apply_locked(file: &str) -> Result<Vec<String>> {
         nft::load(&lockdown(), Where::Here)?;
         since();
     }
+    let raw = (prepared.policy.raw_packets == Action::Drop)
+        .then_some(*prepared.policy.dhcp.out.get_ref());
     // For the next boot first, so that no moment has rules that a boot would not bring again; but not in place until
     // the kernel has taken them.
     let new = format!("{}.checked", state::BOOT);
@@ -282,8 +285,10 @@ pub fn apply_locked(file: &str) -> Result<Vec<String>> {
     state::keep(&Kept {
         policy: prepared.hash.clone(),
         generation,
+        raw,
         clock: now,
     })?;
+    egress(raw)?;
     let mut warnings = prepared.rendered.warnings.clone();
     warnings.extend(sysctls(&prepared));
     state::run(&Running {
@@ -306,6 +311,50 @@ pub fn apply_locked(file: &str) -> Result<Vec<String>> {
     );
     warnings.extend(boot::enable());
     Ok(warnings)
+}
+
+/// The devices of this host, but for loopback and ports of bridges: what a bridge forwards is its own.
+fn devices() -> Vec<String> {
+    let names = nix::net::if_::if_nameindex().map(|all| {
+        all.iter()
+            .map(|i| i.name().to_string_lossy().into_owned())
+            .collect::<Vec<_>>()
+    });
+    let mut names = names.unwrap_or_default();
+    // Nothing that nft would take for its own; a device of such a name is closed to nobody's surprise.
+    names.retain(|n| n != "lo" && n.parse::<Interface>().is_ok() && !n.ends_with('*'));
+    names.retain(|n| !Path::new("/sys/class/net").join(n).join("brport").exists());
+    names
+}
+
+/// Stops what passes the inet family by, on the devices that there are now; `raw` as in [`Kept::raw`]. Called again
+/// whenever devices come.
+///
+/// # Errors
+/// nft's: the rules are loaded, and raw packets are not stopped.
+pub fn egress(raw: Option<bool>) -> Result<()> {
+    let Some(dhcp) = raw else {
+        let tables = nft::run(&["list", "tables"], "", Where::Here)?;
+        if tables.lines().any(|l| l == format!("table netdev {TABLE}")) {
+            nft::load(&ruleset::no_egress(), Where::Here)?;
+        }
+        return Ok(());
+    };
+    let mut last = Ok(());
+    // A device may go between the question and the load.
+    for _ in 0..5 {
+        last = nft::load(&ruleset::egress(&devices(), dhcp), Where::Here);
+        if last.is_ok() {
+            break;
+        }
+    }
+    last.map_err(|e| {
+        Refusal::new(
+            "the rules are loaded, but packets of raw sockets are not stopped",
+            e.why,
+            "raw_packets = \"accept\", if this kernel has no egress hook (5.16)",
+        )
+    })
 }
 
 /// What the kernel must do beside the rules; what it does not is told.
@@ -388,7 +437,8 @@ pub fn off() -> Result<()> {
     // First what would bring them back.
     state::forget()?;
     boot::disable()?;
-    nft::load(&(gone(TABLE) + &gone(LOCKDOWN)), Where::Here)
+    nft::load(&(gone(TABLE) + &gone(LOCKDOWN)), Where::Here)?;
+    egress(None)
 }
 
 /// Loads again what somebody else took away; whether anything was gone. Called whenever the kernel's rules change.

@@ -522,12 +522,14 @@ pub struct PortForward {
 }
 
 /// The whole file.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Contents {
     profile: Profile,
     ipv6: bool,
     fragmentation_needed: bool,
+    #[serde(deserialize_with = "action")]
+    raw_packets: Action,
     incoming: Vec<At<Incoming>>,
     tor: Tor,
     clearnet: Clearnet,
@@ -545,6 +547,32 @@ struct Contents {
     port_forward: Vec<At<PortForward>>,
 }
 
+impl Default for Contents {
+    fn default() -> Contents {
+        Contents {
+            raw_packets: Action::Accept,
+            profile: Profile::default(),
+            ipv6: false,
+            fragmentation_needed: false,
+            incoming: Vec::new(),
+            tor: Tor::default(),
+            clearnet: Clearnet::default(),
+            lan: Lan::default(),
+            dhcp: Dhcp::default(),
+            loopback: Loopback::default(),
+            automap: Automap::default(),
+            dns: Dns::default(),
+            transparent: Transparent::default(),
+            vpn: Vpn::default(),
+            log: Log::default(),
+            names: Names::default(),
+            zone: BTreeMap::new(),
+            connect: Vec::new(),
+            port_forward: Vec::new(),
+        }
+    }
+}
+
 /// A policy: what the file says, and where.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -558,6 +586,8 @@ pub struct Policy {
     pub ipv6: bool,
     /// Whether ICMP "fragmentation needed" is let in for connections that were let out.
     pub fragmentation_needed: bool,
+    /// Whether packets leave that no socket of the inet family sent (packet(7)).
+    pub raw_packets: Action,
     /// What may come in.
     pub incoming: Vec<At<Incoming>>,
     /// Tor.
@@ -604,6 +634,7 @@ impl Policy {
             profile: c.profile,
             ipv6: c.ipv6,
             fragmentation_needed: c.fragmentation_needed,
+            raw_packets: c.raw_packets,
             incoming: c.incoming,
             tor: c.tor,
             clearnet: c.clearnet,

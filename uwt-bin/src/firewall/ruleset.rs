@@ -213,6 +213,49 @@ pub fn gone(table: &str) -> String {
     format!("table inet {table}\ndelete table inet {table}\n")
 }
 
+/// What a packet is marked with, just before it leaves, that these rules have let through. It is taken off again.
+const PASSED: u32 = 0x2000_0000;
+
+/// The chain that marks it: after all others of the inet family.
+pub const PASSED_HOOK: &str = "type filter hook postrouting priority 350; policy accept";
+
+/// Its rule.
+pub fn passed() -> String {
+    format!("meta mark set meta mark or {PASSED:#010x}")
+}
+
+/// The table that stops what never came by the inet family: packets of packet(7) sockets, on these devices. ARP, EAPOL and
+/// PPPoE go, and a DHCP client's questions where they are asked for.
+pub fn egress(devices: &[String], dhcp: bool) -> String {
+    let mut out = no_egress();
+    if devices.is_empty() {
+        return out;
+    }
+    let devices: Vec<String> = devices.iter().map(|d| format!("\"{d}\"")).collect();
+    let _ = writeln!(out, "table netdev {TABLE} {{\n\tchain egress {{");
+    let _ = writeln!(
+        out,
+        "\t\ttype filter hook egress devices = {{ {} }} priority 0; policy drop;",
+        devices.join(", ")
+    );
+    let _ = writeln!(
+        out,
+        "\t\tmeta mark and {PASSED:#010x} == {PASSED:#010x} meta mark set meta mark and {:#010x} accept",
+        !PASSED
+    );
+    out.push_str("\t\tmeta protocol { arp, 0x888e, 0x8863, 0x8864 } accept\n");
+    if dhcp {
+        out.push_str("\t\tmeta protocol ip udp sport 68 udp dport 67 accept\n");
+    }
+    out.push_str("\t\tcounter comment \"stopped: raw packets\"\n\t}\n}\n");
+    out
+}
+
+/// What takes it away.
+pub fn no_egress() -> String {
+    format!("table netdev {TABLE}\ndelete table netdev {TABLE}\n")
+}
+
 /// The ruleset of a host that has no policy: loopback alone. Its chains come before the policy's, and what they drop
 /// no other chain can let through.
 pub fn lockdown() -> String {

@@ -27,6 +27,8 @@ pub struct Kept {
     pub policy: String,
     /// The generation of its marks.
     pub generation: u32,
+    /// Whether packets of packet(7) sockets are stopped, and a DHCP client's are not.
+    pub raw: Option<bool>,
     /// The latest time that was seen, in seconds since 1970: a clock that shows less has been set back.
     pub clock: u64,
 }

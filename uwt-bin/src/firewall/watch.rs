@@ -12,19 +12,22 @@ use std::time::{Duration, Instant};
 /// linux/netfilter/nfnetlink.h: NFNLGRP_NFTABLES, as a bit.
 const GROUPS: u32 = 1 << (7 - 1);
 
+/// linux/rtnetlink.h: RTMGRP_LINK.
+const LINKS: u32 = 1;
+
 /// How often the time is kept when nothing else is to be done.
 const HOUR: Duration = Duration::from_secs(3600);
 
 /// After how long is asked again when names or relays were not to be had.
 const AGAIN: Duration = Duration::from_secs(30);
 
-fn subscribe() -> std::io::Result<Socket> {
-    let socket = Socket::open(libc::NETLINK_NETFILTER)?;
+fn subscribe(protocol: i32, groups: u32) -> std::io::Result<Socket> {
+    let socket = Socket::open(protocol)?;
     // SAFETY: all zeroes are a valid sockaddr_nl, which lives through the call.
     let r = unsafe {
         let mut address: libc::sockaddr_nl = std::mem::zeroed();
         address.nl_family = libc::AF_NETLINK as u16;
-        address.nl_groups = GROUPS;
+        address.nl_groups = groups;
         let len = size_of::<libc::sockaddr_nl>() as u32;
         libc::bind(socket.0.as_raw_fd(), (&raw const address).cast(), len)
     };
@@ -32,6 +35,18 @@ fn subscribe() -> std::io::Result<Socket> {
         return Err(std::io::Error::last_os_error());
     }
     Ok(socket)
+}
+
+/// Each device that comes is closed as the others are.
+fn devices() {
+    let kept = state::kept();
+    if kept.raw.is_none() {
+        return;
+    }
+    let done = state::lock().and_then(|_lock| load::egress(kept.raw));
+    if let Err(e) = done {
+        eprintln!("{e}");
+    }
 }
 
 fn mend() {
@@ -87,30 +102,39 @@ fn refresh(file: &str) -> Duration {
 /// # Errors
 /// The kernel's events cannot be had.
 pub fn watch() -> Result<()> {
-    let socket = subscribe().map_err(|e| {
+    let cannot = |e: std::io::Error| {
         Refusal::new(
             "the kernel's changes of rules cannot be followed",
             e.to_string(),
             "run it as root",
         )
-    })?;
+    };
+    let socket = subscribe(libc::NETLINK_NETFILTER, GROUPS).map_err(cannot)?;
+    let links = subscribe(libc::NETLINK_ROUTE, LINKS).map_err(cannot)?;
     let mut buf = vec![0; 1 << 17];
     let mut due = Instant::now();
     mend();
+    devices();
     loop {
         if due <= Instant::now() {
             due = Instant::now() + refresh(policy::FILE);
         }
         let left = due.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        let mut fds = [PollFd::new(socket.0.as_fd(), PollFlags::POLLIN)];
+        let mut fds = [&socket, &links].map(|s| PollFd::new(s.0.as_fd(), PollFlags::POLLIN));
         match poll(&mut fds, timeout) {
             Ok(0) | Err(nix::errno::Errno::EINTR) => continue,
             Err(e) => return Err(Refusal::new("poll failed", e.to_string(), "")),
             Ok(_) => {}
         }
         // What has changed does not matter, only what is there now. ENOBUFS: more has changed than was read.
-        let _ = socket.receive(&mut buf);
-        mend();
+        if fds[0].any().unwrap_or(true) {
+            let _ = socket.receive(&mut buf);
+            mend();
+        }
+        if fds[1].any().unwrap_or(true) {
+            let _ = links.receive(&mut buf);
+            devices();
+        }
     }
 }

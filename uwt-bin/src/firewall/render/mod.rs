@@ -10,7 +10,7 @@ mod zones;
 use super::facts::Facts;
 use super::policy::{At, Policy, Profile, Relays};
 use super::rule::Action;
-use super::ruleset::{Class, Ruleset};
+use super::ruleset::{self, Class, Ruleset};
 use super::words::{Account, HostName, Interface, Net};
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -71,6 +71,11 @@ pub fn render(policy: &Policy, facts: &dyn Facts) -> Rendered {
     r.forward();
     r.translate();
     r.refuse();
+    if policy.raw_packets == Action::Drop {
+        r.out
+            .base("passed", ruleset::PASSED_HOOK)
+            .plain(ruleset::passed());
+    }
     Rendered {
         ruleset: r.out,
         warnings: r.warnings,
