@@ -287,6 +287,11 @@ impl Hosts {
         Run::new(self.bin.join("uwtctl"), &self.home).args(words.split_whitespace())
     }
 
+    /// A path for scratch files.
+    pub fn scratch(&self, name: &str) -> PathBuf {
+        self.home.join(name)
+    }
+
     /// Where a built program is.
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)

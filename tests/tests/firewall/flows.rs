@@ -54,7 +54,7 @@ fn alive(socket: &OwnedFd) -> Result<bool> {
     if hosts::write(socket, b"more").is_err() {
         return Ok(false);
     }
-    if !hosts::wait(socket, libc::POLLIN, Duration::from_millis(700)) {
+    if !hosts::wait(socket, libc::POLLIN, Duration::from_millis(1500)) {
         return Ok(false);
     }
     let mut buf = [0u8; 64];

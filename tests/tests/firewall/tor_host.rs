@@ -35,6 +35,11 @@ pub(crate) fn tests(world: &Arc<World>) -> Vec<Trial> {
         ),
         test(world, "tor-host: by the VPN alone", before_tor),
         test(world, "tor-host: relays of the consensus alone", relays),
+        test(
+            world,
+            "tor-host: relays as a real Tor knows them",
+            real_relays,
+        ),
         test(world, "loopback: services for their users", loopback),
         test(
             world,
@@ -249,7 +254,7 @@ fn comes_in(_h: &mut Hosts, what: What, from: IpAddr, port: u16) -> Result<bool>
         let socket = uwt_tests::hosts::socket_of(0, family, kind, 0)?;
         uwt_tests::hosts::bind(&socket, SocketAddr::new(from, 0))?;
         let _ = uwt_tests::hosts::connect(&socket, SocketAddr::new(NEAR.into(), port));
-        let limit = Duration::from_millis(300);
+        let limit = Duration::from_millis(800);
         if what == What::Tcp {
             let writable = uwt_tests::hosts::wait(&socket, libc::POLLOUT, limit);
             return Ok(writable && uwt_tests::hosts::pending(&socket) == 0);
@@ -710,6 +715,57 @@ fn relays(h: &mut Hosts) -> Result {
         !h.gets_out(ALICE, What::Tcp, at("198.51.100.11".parse()?, 9001))?,
         "alice reaches a relay"
     );
+    Ok(())
+}
+
+/// The private network's consensus, by the control port and by the data directory, in both flavours; and names by RESOLVE.
+fn real_relays(h: &mut Hosts) -> Result {
+    if !uwt_tests::bed::has("tor") {
+        return Err(crate::Stop::Skipped("tor is not installed".into()));
+    }
+    uwt_tests::dns::listen("127.0.0.1:53")?;
+    uwt_tests::http::listen(uwt_tests::tornet::WEB, None)?;
+    let folder = h.scratch("tor-for-relays");
+    let _tor = uwt_tests::tornet::Network::start(&folder)?;
+    let policy = |control: &str, data: &str| {
+        format!(
+            "[tor]\nusers = [\"4001\"]\nrelays = \"consensus\"\ncontrol_port = \"{control}\"\ndata_directory = \"{data}\"\n"
+        )
+    };
+    let relays = || -> Result<Vec<String>> {
+        let set = uwt_tests::hosts::nft_list("list set inet uwt relays4")?;
+        let words = set.split(['{', ',', '}']).filter(|w| w.contains("timeout"));
+        let mut all: Vec<String> = words
+            .filter_map(|w| w.split("timeout").next().map(|w| w.trim().to_owned()))
+            .filter(|w| w.starts_with(|c: char| c.is_ascii_digit()))
+            .collect();
+        all.sort();
+        Ok(all)
+    };
+    load(h, &policy(uwt_tests::tornet::CONTROL, "/nowhere"))?;
+    let by_control = relays()?;
+    ensure!(
+        by_control.len() >= 3 && by_control.iter().all(|r| r.starts_with("127.0.0.1 . ")),
+        "{by_control:?}"
+    );
+    load(
+        h,
+        &policy("/nowhere", &folder.join("client").display().to_string()),
+    )?;
+    let by_file = relays()?;
+    ensure!(by_file == by_control, "{by_file:?}, {by_control:?}");
+    let status = h.uwtctl("firewall status").run()?.expect(0)?.out;
+    ensure!(
+        status.contains(&format!("{} relays, for ", by_file.len())),
+        "{status}"
+    );
+    // A rule's name, asked of this Tor.
+    load(
+        h,
+        "[tor]\nusers = [\"4001\"]\n[zone.alice]\nuser = \"4004\"\nrules = [\"accept dsthost=www.example\"]\n",
+    )?;
+    let set = uwt_tests::hosts::nft_list("list set inet uwt host_0_4")?;
+    ensure!(set.contains("timeout 15m"), "{set}");
     Ok(())
 }
 

@@ -231,8 +231,13 @@ fn apply(confirm: Option<u16>) -> Result<(String, bool)> {
             true => "loaded",
             false => "loaded, now and at each boot",
         };
-        return Ok((format!("{when}; see `uwtctl firewall status`
-"), true));
+        return Ok((
+            format!(
+                "{when}; see `uwtctl firewall status`
+"
+            ),
+            true,
+        ));
     };
     let before = load::Before::take()?;
     let applied = load::apply(FILE);
