@@ -323,7 +323,7 @@ fn guest(name: &str, net: u8) -> Result {
     ))?;
     on(name, || {
         hosts::nft(
-            "table inet in { chain anything { type nat hook prerouting priority -100; policy accept;\n iifname \"g0\" meta l4proto { tcp, udp } redirect to :7\n }\n }\n",
+            "table inet in { chain anything { type nat hook prerouting priority -100; policy accept;\n udp dport 9999 accept\n iifname \"g0\" meta l4proto { tcp, udp } redirect to :7\n }\n }\n",
         )?;
         hosts::serve(7)
     })?;
@@ -480,6 +480,14 @@ fn connected(h: &mut Hosts) -> Result {
         !from("print", What::Tcp, "10.77.1.2:631".parse()?)?,
         "the other way round"
     );
+    ensure!(!hears(&work, &print, "10.77.2.2:9999")?, "one way");
+    let line = "connect = [{ from = \"work\", to = \"print\", rule = \"accept proto=udp\" }]\n";
+    load(h, &format!("{line}{zones}"))?;
+    ensure!(hears(&work, &print, "10.77.2.2:9999")?, "the test is blind");
+    ensure!(hears(&print, &work, "10.77.1.2:9999")?, "no answers");
+    // Taken back: what had answers to give gives them no more.
+    load(h, zones)?;
+    ensure!(!hears(&print, &work, "10.77.1.2:9999")?, "answers go on");
     let o = h.uwtctl("firewall check --file /etc/uwt/wrong.toml");
     std::fs::write(
         "/etc/uwt/wrong.toml",
