@@ -43,7 +43,7 @@ test: deps-test check unit behaviour test-firewall test-package
 check: build
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
-	shellcheck tests/*.sh .ci/run etc/libexec/divert etc/libexec/firewall-load etc/profile.d/*.sh etc/completions/*.bash debian/uwt.p* debian/tests/smoke
+	shellcheck tests/*.sh .ci/run etc/libexec/divert etc/libexec/firewall-load etc/profile.d/*.sh etc/completions/*.bash debian/uwt.p* debian/uwt-firewall.p* debian/tests/smoke
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked --document-private-items
 	sh tests/check-shim.sh
 
