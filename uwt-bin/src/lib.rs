@@ -22,6 +22,7 @@
 //! | [`process`] | what tells a process from every other |
 //! | [`firewall`] | the host's firewall |
 //! | [`launch`] | does what was planned |
+//! | [`replace`] | replaces a file as a whole or not at all |
 //! | [`refusal`] | what the launcher says when it does not |
 
 pub mod broker;
@@ -38,6 +39,7 @@ pub mod passthrough;
 pub mod plan;
 pub mod process;
 pub mod refusal;
+pub mod replace;
 pub mod run;
 pub mod setting;
 pub mod shim;

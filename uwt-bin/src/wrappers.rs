@@ -5,11 +5,11 @@ use crate::config::{self, Effective, Parsed, WrapperEntry};
 use crate::invocation::DIVERTED;
 use crate::plan::show;
 use crate::refusal::{Refusal, Result};
+use crate::replace::replace;
 use crate::setting::{Key, Level};
 use crate::target::{self, Target};
 use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -454,7 +454,7 @@ fn decide(edit: impl FnOnce(&mut Table)) -> Result<()> {
         .as_table_mut()
         .ok_or_else(|| cannot_decide("`command` is no table", String::new()))?;
     edit(commands);
-    write(Path::new(DECISIONS), &document.to_string())
+    replace(Path::new(DECISIONS), &document.to_string(), 0o644)
         .map_err(|e| cannot_decide("cannot be written", e.to_string()))
 }
 
@@ -465,7 +465,7 @@ fn whole(change: impl FnOnce() -> Result<()>) -> Result<()> {
     if changed.is_err() {
         let path = Path::new(DECISIONS);
         let put_back = match before {
-            Some(text) => write(path, &text),
+            Some(text) => replace(path, &text, 0o644),
             None if path.exists() => fs::remove_file(path),
             None => Ok(()),
         };
@@ -500,22 +500,6 @@ fn decide_wrapped(command: &str, path: Option<&str>) -> Result<()> {
         e if agrees(&e) => Ok(()),
         e => Err(overruled(command, e.as_ref().map_or("", |e| &e.origin))),
     }
-}
-
-fn write(path: &Path, text: &str) -> std::io::Result<()> {
-    let new = path.with_extension("toml.uwt-new");
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder)?;
-    }
-    let mut file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o644)
-        .open(&new)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&new, path)
 }
 
 /// One key of one command's table; `None` takes it out, and the table with its last key.

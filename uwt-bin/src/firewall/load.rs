@@ -261,7 +261,11 @@ pub fn apply_locked(file: &str) -> Result<Vec<String>> {
     // For the next boot first, so that no moment has rules that a boot would not bring again; but not in place until
     // the kernel has taken them.
     let new = format!("{}.checked", state::BOOT);
-    state::replace(Path::new(&new), &prepared.transaction(generation, ""))?;
+    state::replace(
+        Path::new(&new),
+        &prepared.transaction(generation, ""),
+        0o600,
+    )?;
     nft::load(
         &prepared.transaction(generation, &filling.text),
         Where::Here,
@@ -419,7 +423,7 @@ pub fn lock_down() -> Result<()> {
     let _lock = state::lock()?;
     nft::load(&lockdown(), Where::Here).map_err(closing)?;
     since();
-    state::replace(Path::new(state::BOOT), &lockdown())?;
+    state::replace(Path::new(state::BOOT), &lockdown(), 0o600)?;
     state::keep(&Kept {
         policy: String::new(),
         ..state::kept()
@@ -511,7 +515,7 @@ impl Before {
         let _lock = state::lock()?;
         nft::load(&boot, Where::Here)?;
         since();
-        state::replace(Path::new(state::BOOT), &boot)?;
+        state::replace(Path::new(state::BOOT), &boot, 0o600)?;
         state::keep(&self.kept)
     }
 }

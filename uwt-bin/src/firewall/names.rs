@@ -7,6 +7,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+use uwt_core::isolation::Credentials;
 use uwt_core::socks5::{Answer, Command, Handshake, Progress, Request, Target};
 
 /// How long the answers to all names may take together.
@@ -66,9 +67,11 @@ fn by_tor(name: &str, port: u16) -> Vec<IpAddr> {
         let mut stream = TcpStream::connect_timeout(&proxy, LIMIT).ok()?;
         stream.set_read_timeout(Some(LIMIT)).ok()?;
         let target = Target::Name(name.as_bytes());
-        let request = Request::new(None, Command::Resolve, target, 0)?;
+        // Each name on a circuit of its own, and none that anybody else uses.
+        let who = Credentials::fixed(b"uwt-firewall", name.as_bytes())?;
+        let request = Request::new(Some(&who), Command::Resolve, target, 0)?;
         stream.write_all(request.bytes()).ok()?;
-        let mut handshake = Handshake::new(false);
+        let mut handshake = Handshake::new(true);
         let mut buf = [0; 300];
         let mut progress = handshake.progress();
         while let Progress::Want(n) = progress {

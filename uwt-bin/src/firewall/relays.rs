@@ -1,10 +1,12 @@
 //! The relays of Tor's consensus: which addresses the Tor user may reach when `tor.relays` says so. Read from Tor's
 //! control port, or from the consensus in its data directory. None, or a stale one, means that nothing is reached.
 
+use super::facts::{Facts, Host};
 use super::policy::{Policy, Relays};
 use crate::refusal::{Refusal, Result};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
@@ -127,22 +129,43 @@ fn reply(from: &mut impl BufRead) -> std::io::Result<String> {
     Ok(line)
 }
 
+/// How long a cookie of Tor's is (control-spec, 3.24).
+const COOKIE: u64 = 32;
+
+/// Reads the cookie whose path the control port names. Whoever holds that port could name any file: it must be one of
+/// Tor's own, as long as a cookie is, or it is not sent.
+fn cookie(path: &str, owners: &[u32]) -> std::io::Result<Vec<u8>> {
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOFOLLOW)
+        .open(path)?;
+    let meta = file.metadata()?;
+    if !meta.is_file() || meta.len() != COOKIE || !owners.contains(&meta.uid()) {
+        return Err(std::io::Error::other(format!(
+            "{path} is no cookie of a user in tor.users"
+        )));
+    }
+    let mut bytes = Vec::new();
+    file.take(COOKIE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Asks Tor for its consensus (control-spec: PROTOCOLINFO, AUTHENTICATE, GETINFO).
-fn by_control(place: &str) -> std::io::Result<String> {
+fn by_control(place: &str, owners: &[u32]) -> std::io::Result<String> {
     let mut stream = BufReader::new(control(place)?);
     stream.get_mut().write_all(b"PROTOCOLINFO 1\r\n")?;
-    let mut cookie = None;
+    let mut path = None;
     loop {
         let line = reply(&mut stream)?;
         if let Some(at) = line.find("COOKIEFILE=\"") {
-            cookie = line[at + 12..].split('"').next().map(str::to_owned);
+            path = line[at + 12..].split('"').next().map(str::to_owned);
         }
         if line.starts_with("250 ") {
             break;
         }
     }
-    let hex: String = match &cookie {
-        Some(file) => std::fs::read(file)?
+    let hex: String = match &path {
+        Some(path) => cookie(path, owners)?
             .iter()
             .map(|b| format!("{b:02x}"))
             .collect(),
@@ -208,11 +231,17 @@ fn by_file(folder: &str) -> std::io::Result<String> {
 pub fn reachable(policy: &Policy, now: u64) -> Result<Reachable> {
     let t = &policy.tor;
     let which = *t.relays.get_ref();
+    let owners: Vec<u32> = t
+        .users
+        .get_ref()
+        .iter()
+        .filter_map(|u| Host.user(u))
+        .collect();
     let mut why = Vec::new();
     let ways = [
         (
             format!("control port {}", t.control_port),
-            by_control(&t.control_port),
+            by_control(&t.control_port, &owners),
         ),
         (
             format!("data directory {}", t.data_directory),

@@ -5,7 +5,7 @@ use crate::refusal::{Refusal, Result};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -68,31 +68,12 @@ fn cannot(path: &Path, e: &io::Error) -> Refusal {
     )
 }
 
-/// Writes a file as a whole or not at all: beside it, to disk, then in its place.
+/// Writes a file as a whole or not at all.
 ///
 /// # Errors
 /// The system's; the file is as it was.
-pub fn replace(path: &Path, text: &str) -> Result<()> {
-    let beside = path.with_extension("new");
-    let write = || {
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        let mut file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&beside)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&beside, path)?;
-        match path.parent() {
-            Some(folder) => File::open(folder)?.sync_all(),
-            None => Ok(()),
-        }
-    };
-    write().map_err(|e| cannot(path, &e))
+pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
+    crate::replace::replace(path, text, mode).map_err(|e| cannot(path, &e))
 }
 
 fn load<T: Default + for<'a> Deserialize<'a>>(kind: &str) -> T {
@@ -105,7 +86,7 @@ fn load<T: Default + for<'a> Deserialize<'a>>(kind: &str) -> T {
 
 fn save<T: Serialize>(kind: &str, value: &T) -> Result<()> {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    replace(&path_of(kind), &(text + "\n"))
+    replace(&path_of(kind), &(text + "\n"), 0o600)
 }
 
 /// What is known of the file for boot.
@@ -148,12 +129,16 @@ pub fn forget() -> Result<()> {
     Ok(())
 }
 
+/// What this clock shows, in seconds since 1970.
+pub fn clock() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}
+
 /// The time, in seconds since 1970, and never less than was seen before: a clock set back revives nothing.
 pub fn now() -> u64 {
-    let clock = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
-    clock.max(kept().clock)
+    clock().max(kept().clock)
 }
 
 /// One change at a time.

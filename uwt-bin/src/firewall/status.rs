@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 /// What rules with one comment did.
 #[derive(Serialize, Default, Debug)]
@@ -87,9 +87,7 @@ pub fn duration(seconds: u64) -> String {
 }
 
 fn ago(at: u64) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs());
+    let now = super::state::clock();
     format!("{} ago", duration(now.saturating_sub(at)))
 }
 
@@ -300,6 +298,15 @@ pub fn status(file: &str) -> Result<Status> {
         status
             .warnings
             .push(format!("{name} could not be resolved"));
+    }
+    let behind = state::now().saturating_sub(state::clock());
+    if behind > 60 && status.profile != "off" {
+        status.warnings.push(format!(
+            "the clock shows {} less than was seen before: what has an end counts as if it did not. Was the later time wrong, \
+             remove {}/kept.json and apply again",
+            duration(behind),
+            state::FOLDER
+        ));
     }
     status.relays = running.relays;
     status.opened = running.opened;

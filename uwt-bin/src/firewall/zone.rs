@@ -7,6 +7,7 @@ use super::words::ZoneName;
 use super::{load, nft, ruleset, state};
 use crate::refusal::{Refusal, Result};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use toml_edit::{Array, DocumentMut, Item, Value};
 
@@ -117,11 +118,8 @@ pub fn change(file: &str, name: &str, change: &Change) -> Result<Vec<String>> {
     array.set_trailing(if array.is_empty() { "" } else { "\n" });
     let new = document.to_string();
     Policy::parse(file, &new)?;
-    let mode = fs::metadata(path).map(|m| m.permissions());
-    state::replace(path, &new)?;
-    if let Ok(mode) = mode {
-        let _ = fs::set_permissions(path, mode);
-    }
+    let mode = fs::metadata(path).map_or(0o644, |m| m.permissions().mode() & 0o7777);
+    state::replace(path, &new, mode)?;
     if nft::loaded(ruleset::TABLE)?.is_none() {
         return Ok(vec![
             "written; the firewall is off, so it has no effect until `uwtctl firewall apply`"
@@ -129,7 +127,7 @@ pub fn change(file: &str, name: &str, change: &Change) -> Result<Vec<String>> {
         ]);
     }
     load::apply_locked(file).inspect_err(|_| {
-        let _ = state::replace(path, &old);
+        let _ = state::replace(path, &old, mode);
     })
 }
 
