@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use std::net::IpAddr;
 use toml::Spanned;
 
-/// A value and where it stands; see [`Policy::origin`].
+/// A value and where it stands; see [`super::Policy::origin`].
 pub type At<T> = Spanned<T>;
 
 /// A value that stands nowhere: the default.
