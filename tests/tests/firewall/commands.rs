@@ -51,6 +51,9 @@ fn status(h: &mut Hosts) -> Result {
         o.out
     );
     load(h, WHO)?;
+    // TCP finds out by itself what is too big for a path: no ICMP says so.
+    let probing = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mtu_probing")?;
+    ensure!(probing.trim() == "1", "tcp_mtu_probing is {probing}");
     for _ in 0..3 {
         h.gets_out(ALICE, What::Udp, web())?;
     }

@@ -122,5 +122,9 @@ fn main() -> ExitCode {
         println!("  {name}: {why}");
     }
     let _ = std::fs::remove_dir_all(&world.bed.folder);
+    // Where the hosts' own are mounted; not empty where the firewall is really in use.
+    for folder in ["/etc/uwt", "/var/lib/uwt-firewall"] {
+        let _ = std::fs::remove_dir(folder);
+    }
     conclusion.exit_code()
 }

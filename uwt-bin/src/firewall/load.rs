@@ -87,7 +87,10 @@ impl Prepared {
                 return Err(format!("chain {name} does not drop what no rule names"));
             }
         }
-        if nft::loaded(LOCKDOWN).map_err(|r| r.to_string())?.is_some() {
+        if nft::table_of(LOCKDOWN)
+            .map_err(|r| r.to_string())?
+            .is_some()
+        {
             return Err("lockdown is still there".into());
         }
         Ok(loaded.digest)
@@ -195,7 +198,7 @@ pub fn filling(p: &Prepared, now: u64) -> Filling {
 /// Closes the host where nothing is loaded; says what came of it.
 fn close() -> String {
     let open = |e: Refusal| format!("nothing could be loaded, and THIS HOST IS OPEN: {}", e.why);
-    match (nft::loaded(TABLE), nft::loaded(LOCKDOWN)) {
+    match (nft::table_of(TABLE), nft::table_of(LOCKDOWN)) {
         (Ok(Some(_)), _) => "the rules that were loaded stay".into(),
         (_, Ok(Some(_))) => "this host stays locked down".into(),
         (Err(e), _) | (_, Err(e)) if e.fix.contains("root") => {
@@ -241,7 +244,7 @@ pub fn apply(file: &str) -> Result<Vec<String>> {
 /// As [`apply`]; the host stands as it did, or is locked down.
 pub fn apply_locked(file: &str) -> Result<Vec<String>> {
     let prepared = prepare(file)?;
-    let before = nft::loaded(TABLE)?;
+    let before = nft::table_of(TABLE)?;
     let now = state::now();
     let kept = state::kept();
     let generation = match &before {
@@ -338,8 +341,7 @@ fn devices() -> Vec<String> {
 /// nft's: the rules are loaded, and raw packets are not stopped.
 pub fn egress(raw: Option<bool>) -> Result<()> {
     let Some(dhcp) = raw else {
-        let tables = nft::run(&["list", "tables"], "", Where::Here)?;
-        if tables.lines().any(|l| l == format!("table netdev {TABLE}")) {
+        if nft::at_devices(TABLE)? {
             nft::load(&ruleset::no_egress(), Where::Here)?;
         }
         return Ok(());
@@ -393,7 +395,7 @@ pub fn refresh(file: &str) -> Result<()> {
     // Asking takes its time, and is done while others may change the rules.
     let filling = filling(&prepared, now);
     let _lock = state::lock()?;
-    let loaded = nft::loaded(TABLE)?;
+    let loaded = nft::table_of(TABLE)?;
     if loaded.and_then(|l| l.policy().map(str::to_owned)) != Some(prepared.hash.clone()) {
         return Err(Refusal::new(
             "the policy that is loaded is another than the file's",
@@ -457,10 +459,10 @@ pub fn mend() -> Result<bool> {
     };
     let kept = state::kept();
     let there = if kept.policy.is_empty() {
-        nft::loaded(LOCKDOWN)?.is_some()
+        nft::table_of(LOCKDOWN)?.is_some()
     } else {
         nft::loaded(TABLE)?.is_some_and(|l| l.chains.get("output").is_some_and(|c| c.rules > 0))
-            || nft::loaded(LOCKDOWN)?.is_some()
+            || nft::table_of(LOCKDOWN)?.is_some()
     };
     if there {
         return Ok(false);
@@ -500,7 +502,7 @@ impl Before {
         Ok(Before {
             boot: fs::read_to_string(state::BOOT).ok(),
             kept: state::kept(),
-            was_loaded: nft::loaded(TABLE)?.is_some() || nft::loaded(LOCKDOWN)?.is_some(),
+            was_loaded: nft::table_of(TABLE)?.is_some() || nft::table_of(LOCKDOWN)?.is_some(),
         })
     }
 

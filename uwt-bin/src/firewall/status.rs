@@ -230,7 +230,7 @@ fn open_ports(policy: &Policy) -> Vec<OpenPort> {
 pub fn status(file: &str) -> Result<Status> {
     let mut status = Status::default();
     let table = nft::loaded(TABLE)?;
-    let locked = nft::loaded(LOCKDOWN)?.is_some();
+    let locked = nft::table_of(LOCKDOWN)?.is_some();
     let running = state::running();
     status.profile = match (&table, locked) {
         (_, true) => "lockdown".into(),

@@ -120,7 +120,7 @@ pub fn change(file: &str, name: &str, change: &Change) -> Result<Vec<String>> {
     Policy::parse(file, &new)?;
     let mode = fs::metadata(path).map_or(0o644, |m| m.permissions().mode() & 0o7777);
     state::replace(path, &new, mode)?;
-    if nft::loaded(ruleset::TABLE)?.is_none() {
+    if nft::table_of(ruleset::TABLE)?.is_none() {
         return Ok(vec![
             "written; the firewall is off, so it has no effect until `uwtctl firewall apply`"
                 .into(),

@@ -287,7 +287,8 @@ impl Render<'_> {
     /// need not wait. What comes in is dropped without a word.
     fn refuse(&mut self) {
         const TRACKED: &str = "flags dynamic,timeout; size 4096; timeout 1d; counter";
-        for (family, ip, address) in [("4", "ip", "ipv4_addr"), ("6", "ip6", "ipv6_addr")] {
+        let v6 = self.policy.ipv6.then_some(("6", "ip6", "ipv6_addr"));
+        for (family, ip, address) in [("4", "ip", "ipv4_addr")].into_iter().chain(v6) {
             self.out.set(
                 &format!("stopped_out{family}"),
                 &format!("type uid . {address} . inet_proto . inet_service; {TRACKED};"),
