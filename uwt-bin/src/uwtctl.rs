@@ -33,7 +33,7 @@ fn grammar() -> Command {
         .help("As it holds for this command");
     Command::new("uwtctl")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Manage uwt: its configuration, and whether it can work here")
+        .about("Manage uwt: its wrappers, its configuration and the host's firewall; and whether it can work here")
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(

@@ -1,7 +1,6 @@
 //! What goes wrong, and stays closed: mistakes, missing parts, a load that is killed, somebody else's hands.
 
-use crate::zones::watch;
-use crate::{ALICE, BOB, Result, TOR, World, ensure, load, test};
+use crate::{ALICE, BOB, Result, TOR, World, ensure, load, test, watch};
 use libtest_mimic::Trial;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -12,6 +12,7 @@ mod zones;
 use libtest_mimic::{Arguments, Failed, Trial};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use uwt_tests::bed::Bed;
 use uwt_tests::hosts::Hosts;
 
@@ -83,6 +84,42 @@ pub(crate) fn test(world: &Arc<World>, name: &str, f: fn(&mut Hosts) -> Result) 
 pub(crate) fn load(h: &Hosts, policy: &str) -> Result<String> {
     h.policy(policy)?;
     Ok(h.uwtctl("firewall apply").run()?.expect(0)?.err)
+}
+
+/// A program that runs until the test ends.
+pub(crate) struct Daemon(std::process::Child);
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Starts one.
+pub(crate) fn daemon(line: &str) -> Result<Daemon> {
+    let mut words = line.split_whitespace();
+    let child = std::process::Command::new(words.next().unwrap_or_default())
+        .args(words)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()?;
+    Ok(Daemon(child))
+}
+
+/// `uwtctl firewall watch`, as its unit runs it.
+pub(crate) fn watch(h: &Hosts) -> Result<Daemon> {
+    daemon(&format!("{} firewall watch", h.program("uwtctl").display()))
+}
+
+/// Waits until `ok`, at most 15 seconds.
+pub(crate) fn until(what: &str, mut ok: impl FnMut() -> Result<bool>) -> Result {
+    let end = Instant::now() + Duration::from_secs(15);
+    while !ok()? {
+        ensure!(Instant::now() < end, "{what}: not within 15 s");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 fn main() -> ExitCode {

@@ -364,15 +364,33 @@ fn raw(h: &mut Hosts) -> Result {
         "alice gets out"
     );
     // A device that comes later is closed by the watch.
-    let _watch = crate::zones::watch(h)?;
+    let watch = crate::watch(h)?;
     commands("ip link add later0 type veth peer name later1")?;
     let end = Instant::now() + Duration::from_secs(10);
     while !uwt_tests::hosts::nft_list("list table netdev uwt")?.contains("later0") {
         ensure!(Instant::now() < end, "later0 is not closed");
         std::thread::sleep(Duration::from_millis(10));
     }
+    // Taken away by somebody, all of it or this table alone: there again.
+    for how in ["flush ruleset", "delete table netdev uwt"] {
+        commands(&format!("/usr/sbin/nft {how}"))?;
+        let end = Instant::now() + Duration::from_secs(10);
+        while !uwt_tests::hosts::nft_list("list tables")?.contains("netdev uwt") {
+            ensure!(Instant::now() < end, "{how}: not loaded again");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    drop(watch);
     load(h, WHO)?;
     ensure!(leaves(h, 4003)?, "still stopped though it may send");
+    // Tried and taken back: what the policy before lets out gets out.
+    h.policy(&format!("raw_packets = \"drop\"\n{WHO}"))?;
+    h.uwtctl("firewall apply --confirm 1").run()?.expect(1)?;
+    ensure!(
+        answered(TOR, What::Tcp, at(INTERNET, 443))?,
+        "Tor is cut off"
+    );
+    ensure!(leaves(h, 4004)?, "raw packets are still stopped");
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! Profile `vpn`: out by the tunnel, and by nothing else, whatever becomes of it.
 
-use crate::{ALICE, BOB, Result, Stop, TOR, VPN, World, ensure, load, test};
+use crate::{ALICE, BOB, Result, Stop, TOR, VPN, World, daemon, ensure, load, test, until};
 use libtest_mimic::Trial;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -270,36 +270,6 @@ fn forwarding(h: &mut Hosts) -> Result {
     );
     let seen = h.arrived()?;
     ensure!(seen.is_empty(), "{seen:?}");
-    Ok(())
-}
-
-/// A program that runs until the test ends.
-struct Daemon(std::process::Child);
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn daemon(line: &str) -> Result<Daemon> {
-    let mut words = line.split_whitespace();
-    let child = std::process::Command::new(words.next().unwrap_or_default())
-        .args(words)
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .spawn()?;
-    Ok(Daemon(child))
-}
-
-/// Waits until `ok`, at most ten seconds.
-fn until(what: &str, mut ok: impl FnMut() -> Result<bool>) -> Result {
-    let end = std::time::Instant::now() + Duration::from_secs(10);
-    while !ok()? {
-        ensure!(std::time::Instant::now() < end, "{what}: not within 10 s");
-        std::thread::sleep(Duration::from_millis(20));
-    }
     Ok(())
 }
 

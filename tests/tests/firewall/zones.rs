@@ -1,6 +1,6 @@
 //! Zones: what a qube is to the Qubes firewall. Each field of a rule, their order, what goes between zones.
 
-use crate::{ALICE, BOB, Result, TOR, World, ensure, load, test};
+use crate::{ALICE, BOB, Result, TOR, World, ensure, load, test, until, watch};
 use libtest_mimic::Trial;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -485,6 +485,14 @@ fn connected(h: &mut Hosts) -> Result {
     load(h, &format!("{line}{zones}"))?;
     ensure!(hears(&work, &print, "10.77.2.2:9999")?, "the test is blind");
     ensure!(hears(&print, &work, "10.77.1.2:9999")?, "no answers");
+    // The other zone's interface is gone, and its addresses lead to the uplink: answers do not take that way.
+    commands("ip link set ifwork down")?;
+    h.arrived()?;
+    let _ = print.send_to(b"answer", "10.77.1.2:9999");
+    let seen = h.arrived()?;
+    ensure!(seen.is_empty(), "{seen:?}");
+    commands("ip link set ifwork up")?;
+    ensure!(hears(&print, &work, "10.77.1.2:9999")?, "the test is blind");
     // Taken back: what had answers to give gives them no more.
     load(h, zones)?;
     ensure!(!hears(&print, &work, "10.77.1.2:9999")?, "answers go on");
@@ -595,33 +603,6 @@ fn resolver(ip: &str) -> Result {
     if !std::path::Path::new("/run/hosts.mounted").exists() {
         commands("mount --bind /run/hosts /etc/hosts")?;
         std::fs::write("/run/hosts.mounted", "")?;
-    }
-    Ok(())
-}
-
-struct Watch(std::process::Child);
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// `uwtctl firewall watch`, as its unit runs it.
-pub(crate) fn watch(h: &Hosts) -> Result<impl Drop + use<>> {
-    Ok(Watch(
-        std::process::Command::new(h.program("uwtctl"))
-            .args(["firewall", "watch"])
-            .spawn()?,
-    ))
-}
-
-fn until(what: &str, mut ok: impl FnMut() -> Result<bool>) -> Result {
-    let end = Instant::now() + Duration::from_secs(15);
-    while !ok()? {
-        ensure!(Instant::now() < end, "{what}: not within 15 s");
-        std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
 }
@@ -776,6 +757,14 @@ fn clock(h: &mut Hosts) -> Result {
     );
     let _watch = watch(h)?;
     until("the watch", || {
+        Ok(h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?)
+    })?;
+    // Somebody takes it all away: what was filled in is filled in again, and not an hour later.
+    commands("/usr/sbin/nft flush ruleset")?;
+    until("the watch's rules", || {
+        Ok(hosts::nft_list("list tables")?.contains("inet uwt"))
+    })?;
+    until("what was filled in", || {
         Ok(h.gets_out(ALICE, What::Tcp, at(INTERNET, 80))?)
     })?;
     Ok(())

@@ -16,6 +16,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 use uwt_core::siphash::hash64;
 
 /// A policy and what it comes to.
@@ -385,11 +386,17 @@ fn sysctls(p: &Prepared) -> Vec<String> {
     out
 }
 
-/// Fills the sets of what is loaded anew.
+/// How often the time is kept when nothing else is to be done.
+pub const HOUR: Duration = Duration::from_secs(3600);
+
+/// After how long is asked again when names or relays were not to be had.
+pub const AGAIN: Duration = Duration::from_secs(30);
+
+/// Fills the sets of what is loaded anew; when it is to be done again.
 ///
 /// # Errors
 /// Another policy is loaded than the file says, or nft's.
-pub fn refresh(file: &str) -> Result<()> {
+pub fn refresh(file: &str) -> Result<Duration> {
     let prepared = prepare(file)?;
     let now = state::now();
     // Asking takes its time, and is done while others may change the rules.
@@ -410,11 +417,21 @@ pub fn refresh(file: &str) -> Result<()> {
         clock: now,
         ..state::kept()
     })?;
+    let lacking = !filling.unresolved.is_empty()
+        || filling
+            .relays
+            .as_ref()
+            .is_some_and(|r| r.starts_with("none"));
     state::run(&Running {
         relays: filling.relays,
         unresolved: filling.unresolved,
         ..state::running()
-    })
+    })?;
+    let period = match prepared.rendered.hosts.is_empty() {
+        true => HOUR,
+        false => Duration::from_secs(prepared.policy.names.refresh.into()),
+    };
+    Ok(if lacking { period.min(AGAIN) } else { period })
 }
 
 /// Locks the host down, now and at the next boot.
@@ -458,21 +475,35 @@ pub fn mend() -> Result<bool> {
         return Ok(false);
     };
     let kept = state::kept();
-    let there = if kept.policy.is_empty() {
+    let rules = if kept.policy.is_empty() {
         nft::table_of(LOCKDOWN)?.is_some()
     } else {
         nft::loaded(TABLE)?.is_some_and(|l| l.chains.get("output").is_some_and(|c| c.rules > 0))
             || nft::table_of(LOCKDOWN)?.is_some()
     };
-    if there {
+    if rules && (kept.raw.is_none() || nft::at_devices(TABLE)?) {
         return Ok(false);
     }
-    if let Err(e) = nft::load(&text, Where::Here) {
+    if rules {
+        egress(kept.raw)?;
+        return Ok(true);
+    }
+    if let Err(e) = again(&text, &kept) {
         nft::load(&lockdown(), Where::Here)?;
         return Err(e);
     }
-    since();
     Ok(true)
+}
+
+/// Loads what was kept for boot, and what goes with it.
+fn again(boot: &str, kept: &Kept) -> Result<()> {
+    nft::load(boot, Where::Here)?;
+    since();
+    egress(kept.raw)?;
+    state::run(&Running {
+        digest: nft::loaded(TABLE)?.map(|l| l.digest).unwrap_or_default(),
+        ..state::running()
+    })
 }
 
 /// What `ruleset` says of a policy that would be loaded now, for reading.
@@ -515,8 +546,7 @@ impl Before {
             return off();
         };
         let _lock = state::lock()?;
-        nft::load(&boot, Where::Here)?;
-        since();
+        again(&boot, &self.kept)?;
         state::replace(Path::new(state::BOOT), &boot, 0o600)?;
         state::keep(&self.kept)
     }

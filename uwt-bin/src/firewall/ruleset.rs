@@ -64,6 +64,14 @@ impl Class {
         }
     }
 
+    /// In a chain's name.
+    pub fn name(self) -> String {
+        match self {
+            Class::Zone(n) => format!("zone_{n}"),
+            other => format!("{other:?}").to_lowercase(),
+        }
+    }
+
     /// Its mark in a rule; the generation comes in by [`Ruleset::text`].
     fn mark(self) -> String {
         format!("%{}%", self.number())
@@ -229,6 +237,8 @@ pub fn passed() -> String {
 pub fn egress(devices: &[String], dhcp: bool) -> String {
     let mut out = no_egress();
     if devices.is_empty() {
+        // The table alone: that it is there says that it has been thought of.
+        let _ = writeln!(out, "table netdev {TABLE}");
         return out;
     }
     let devices: Vec<String> = devices.iter().map(|d| format!("\"{d}\"")).collect();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What outlives a boot.
@@ -16,6 +16,8 @@ pub const FOLDER: &str = "/var/lib/uwt-firewall";
 pub const RUN: &str = "/run/uwt-firewall";
 /// What is loaded at boot, by nft alone.
 pub const BOOT: &str = "/var/lib/uwt-firewall/boot.nft";
+const KEPT: &str = "/var/lib/uwt-firewall/kept.json";
+const RUNNING: &str = "/run/uwt-firewall/running.json";
 /// Touched by whatever loads rules: since when they are there.
 pub const SINCE: &str = "/run/uwt-firewall/since";
 
@@ -49,13 +51,6 @@ pub struct Running {
     pub unresolved: Vec<String>,
 }
 
-fn path_of(kind: &str) -> PathBuf {
-    match kind {
-        "kept" => Path::new(FOLDER).join("kept.json"),
-        _ => Path::new(RUN).join("running.json"),
-    }
-}
-
 fn cannot(path: &Path, e: &io::Error) -> Refusal {
     let fix = match e.kind() {
         io::ErrorKind::PermissionDenied => "run it as root",
@@ -76,22 +71,22 @@ pub fn replace(path: &Path, text: &str, mode: u32) -> Result<()> {
     crate::replace::replace(path, text, mode).map_err(|e| cannot(path, &e))
 }
 
-fn load<T: Default + for<'a> Deserialize<'a>>(kind: &str) -> T {
+fn load<T: Default + for<'a> Deserialize<'a>>(path: &str) -> T {
     // What cannot be read is as if it were not there: nothing is let through for it.
-    fs::read_to_string(path_of(kind))
+    fs::read_to_string(path)
         .ok()
         .and_then(|t| serde_json::from_str(&t).ok())
         .unwrap_or_default()
 }
 
-fn save<T: Serialize>(kind: &str, value: &T) -> Result<()> {
+fn save<T: Serialize>(path: &str, value: &T) -> Result<()> {
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    replace(&path_of(kind), &(text + "\n"), 0o600)
+    replace(Path::new(path), &(text + "\n"), 0o600)
 }
 
 /// What is known of the file for boot.
 pub fn kept() -> Kept {
-    load("kept")
+    load(KEPT)
 }
 
 /// Writes it.
@@ -99,12 +94,12 @@ pub fn kept() -> Kept {
 /// # Errors
 /// As [`replace`].
 pub fn keep(kept: &Kept) -> Result<()> {
-    save("kept", kept)
+    save(KEPT, kept)
 }
 
 /// What is known of what is loaded.
 pub fn running() -> Running {
-    load("running")
+    load(RUNNING)
 }
 
 /// Writes it.
@@ -112,21 +107,25 @@ pub fn running() -> Running {
 /// # Errors
 /// As [`replace`].
 pub fn run(running: &Running) -> Result<()> {
-    save("running", running)
+    save(RUNNING, running)
 }
 
-/// Takes both away.
+/// Nothing is to be loaded any more. Which marks were used and what time it was stays known.
 ///
 /// # Errors
-/// The file for boot is still there.
+/// Something of it is still there.
 pub fn forget() -> Result<()> {
-    for path in [Path::new(BOOT).to_owned(), path_of("running"), SINCE.into()] {
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot(&path, &e)),
+    for path in [BOOT, RUNNING, SINCE].map(Path::new) {
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(cannot(path, &e)),
             _ => {}
         }
     }
-    Ok(())
+    keep(&Kept {
+        policy: String::new(),
+        raw: None,
+        ..kept()
+    })
 }
 
 /// What this clock shows, in seconds since 1970.

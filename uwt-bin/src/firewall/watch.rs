@@ -1,8 +1,7 @@
 //! Looks after what is loaded: loads it again when somebody else takes it away, asks names and relays anew, keeps the
 //! time. Ends when it is told to (SIGTERM) and changes nothing then.
 
-use super::ruleset::TABLE;
-use super::{load, nft, policy, state};
+use super::{load, policy, state};
 use crate::netns::netlink::Socket;
 use crate::refusal::{Refusal, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -14,12 +13,6 @@ const GROUPS: u32 = 1 << (7 - 1);
 
 /// linux/rtnetlink.h: RTMGRP_LINK.
 const LINKS: u32 = 1;
-
-/// How often the time is kept when nothing else is to be done.
-const HOUR: Duration = Duration::from_secs(3600);
-
-/// After how long is asked again when names or relays were not to be had.
-const AGAIN: Duration = Duration::from_secs(30);
 
 fn subscribe(protocol: i32, groups: u32) -> std::io::Result<Socket> {
     let socket = Socket::open(protocol)?;
@@ -49,7 +42,8 @@ fn devices() {
     }
 }
 
-fn mend() {
+/// Whether anything was gone.
+fn mend() -> bool {
     let begun = Instant::now();
     match load::mend() {
         Ok(true) => {
@@ -60,41 +54,27 @@ fn mend() {
             // The newest hundred.
             let old = running.opened.len().saturating_sub(100);
             running.opened.drain(..old);
-            running.digest = nft::loaded(TABLE)
-                .ok()
-                .flatten()
-                .map(|l| l.digest)
-                .unwrap_or_default();
             let _ = state::run(&running);
+            true
         }
-        Ok(false) => {}
-        Err(e) => eprintln!("{e}"),
+        Ok(false) => false,
+        Err(e) => {
+            eprintln!("{e}");
+            false
+        }
     }
 }
 
-/// What needs asking again, and how often.
-fn period(file: &str) -> Duration {
-    match load::prepare(file) {
-        Ok(p) if !p.rendered.hosts.is_empty() => Duration::from_secs(p.policy.names.refresh.into()),
-        _ => HOUR,
-    }
-}
-
-fn refresh(file: &str) -> Duration {
+/// Fills sets anew; when it is to be done again.
+fn refresh() -> Duration {
     // Asked of the file alone, names of a policy that is not loaded would be looked up.
     if state::kept().policy.is_empty() {
-        return HOUR;
+        return load::HOUR;
     }
-    let result = load::refresh(file);
-    if let Err(e) = &result {
+    load::refresh(policy::FILE).unwrap_or_else(|e| {
         eprintln!("{e}");
-    }
-    let running = state::running();
-    let lacking = !running.unresolved.is_empty()
-        || running.relays.is_some_and(|r| r.starts_with("none"))
-        || result.is_err();
-    let period = period(file);
-    if lacking { period.min(AGAIN) } else { period }
+        load::AGAIN
+    })
 }
 
 /// Looks after the rules until the process is told to end.
@@ -113,11 +93,12 @@ pub fn watch() -> Result<()> {
     let links = subscribe(libc::NETLINK_ROUTE, LINKS).map_err(cannot)?;
     let mut buf = vec![0; 1 << 17];
     let mut due = Instant::now();
-    mend();
+    // First the devices: a boot loads no rules for them, and that is nobody's doing.
     devices();
+    mend();
     loop {
         if due <= Instant::now() {
-            due = Instant::now() + refresh(policy::FILE);
+            due = Instant::now() + refresh();
         }
         let left = due.saturating_duration_since(Instant::now());
         let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -130,7 +111,10 @@ pub fn watch() -> Result<()> {
         // What has changed does not matter, only what is there now. ENOBUFS: more has changed than was read.
         if fds[0].any().unwrap_or(true) {
             let _ = socket.receive(&mut buf);
-            mend();
+            if mend() {
+                // What was filled in is gone too.
+                due = Instant::now();
+            }
         }
         if fds[1].any().unwrap_or(true) {
             let _ = links.receive(&mut buf);

@@ -57,6 +57,11 @@ impl FromStr for Interface {
     }
 }
 
+/// What nft calls an address's family.
+pub fn family(address: IpAddr) -> &'static str {
+    if address.is_ipv4() { "ip" } else { "ip6" }
+}
+
 /// An address or a network in CIDR notation (RFC 4632, RFC 4291).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Deserialize)]
 #[serde(try_from = "String")]
@@ -72,6 +77,11 @@ impl Net {
     pub fn host(address: IpAddr) -> Net {
         let prefix = if address.is_ipv4() { 32 } else { 128 };
         Net { address, prefix }
+    }
+
+    /// As [`family`].
+    pub fn family(&self) -> &'static str {
+        family(self.address)
     }
 
     /// Whether it is of IPv4.

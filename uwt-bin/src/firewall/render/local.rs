@@ -5,7 +5,7 @@ use super::{Render, from_nets, interfaces, list, nets, port_ranges};
 use crate::firewall::policy::{IncomingProtocol, Ports, Relays};
 use crate::firewall::rule::Action;
 use crate::firewall::ruleset::Class;
-use crate::firewall::words::{Server, Transport};
+use crate::firewall::words::{Server, Transport, family};
 
 fn ports(of: &[Ports]) -> String {
     port_ranges(of.iter().map(|p| (p.0, p.1)))
@@ -13,7 +13,7 @@ fn ports(of: &[Ports]) -> String {
 
 /// Where a server is, as matches: one for each protocol that it may speak.
 fn server(s: &Server) -> Vec<String> {
-    let family = if s.address.is_ipv4() { "ip" } else { "ip6" };
+    let family = family(s.address);
     let transports = match s.transport {
         Some(t) => vec![t],
         None => vec![Transport::Tcp, Transport::Udp],
@@ -90,25 +90,20 @@ impl Render<'_> {
         for i in &p.incoming {
             let name = format!("{}, {} incoming", i.get_ref().name, p.origin(i));
             let i = i.get_ref();
-            let by = if i.interfaces.is_empty() {
-                String::new()
-            } else {
-                format!("{} ", interfaces(&i.interfaces))
+            let by = |which: &str| match i.interfaces.as_slice() {
+                [] => String::new(),
+                some => format!("{which} {} ", interfaces(some)),
             };
-            let (iif, oif) = match by.as_str() {
-                "" => (String::new(), String::new()),
-                by => (format!("iifname {by}"), format!("oifname {by}")),
+            let ported = |name: &str| {
+                let ports = ports(&i.ports);
+                (
+                    format!("{name} dport {ports}"),
+                    format!("{name} sport {ports}"),
+                )
             };
             let (to, answer) = match i.proto {
-                IncomingProtocol::Tcp | IncomingProtocol::Udp => {
-                    let t = if i.proto == IncomingProtocol::Tcp {
-                        "tcp"
-                    } else {
-                        "udp"
-                    };
-                    let ports = ports(&i.ports);
-                    (format!("{t} dport {ports}"), format!("{t} sport {ports}"))
-                }
+                IncomingProtocol::Tcp => ported("tcp"),
+                IncomingProtocol::Udp => ported("udp"),
                 IncomingProtocol::Icmp => (
                     "icmp type echo-request".to_owned(),
                     "icmp type echo-reply".to_owned(),
@@ -116,14 +111,14 @@ impl Render<'_> {
             };
             for from in from_nets(&i.from, "saddr") {
                 self.out.chain("input").rule(
-                    &format!("{iif}{from}{to}"),
+                    &format!("{}{from}{to}", by("iifname")),
                     "accept",
                     &format!("let in: {name}"),
                 );
             }
             for from in from_nets(&i.from, "daddr") {
                 self.out.chain("answers").rule(
-                    &format!("{oif}{from}{answer}"),
+                    &format!("{}{from}{answer}", by("oifname")),
                     "accept",
                     &format!("let out: answers of {name}"),
                 );
@@ -431,8 +426,7 @@ impl Render<'_> {
             let service = s.get_ref();
             let users = self.users(&service.users, &origin);
             let at = match &service.address {
-                Some(n) if n.is_v4() => format!("ip daddr {n} "),
-                Some(n) => format!("ip6 daddr {n} "),
+                Some(n) => format!("{} daddr {n} ", n.family()),
                 None => String::new(),
             };
             let to = format!(
@@ -446,7 +440,7 @@ impl Render<'_> {
                 &format!("{}, {origin} loopback.service", service.name),
             );
         }
-        let verdict = Self::verdict(p.loopback.others, Class::Loopback);
+        let verdict = self.outcome(p.loopback.others, Class::Loopback, "refuse");
         let why = match p.loopback.others {
             Action::Accept => "let through: loopback, loopback.others",
             Action::Drop => "stopped: loopback, loopback.others",

@@ -337,11 +337,16 @@ impl Render<'_> {
         }
     }
 
-    /// Accepts or refuses as an action says, in a chain of output.
-    fn verdict(action: Action, class: Class) -> String {
-        match action {
-            Action::Accept => class.accept(),
-            Action::Drop => "goto refuse".into(),
+    /// What an action comes to, as one short verdict: there may be thousands. What accepts stands in a chain of its own.
+    fn outcome(&mut self, action: Action, class: Class, refuse: &str) -> String {
+        if action == Action::Drop {
+            return format!("goto {refuse}");
         }
+        let name = format!("accept_{}", class.name());
+        let chain = self.out.chain(&name);
+        if chain.is_empty() {
+            chain.plain(class.accept());
+        }
+        format!("goto {name}")
     }
 }

@@ -33,7 +33,7 @@ impl Render<'_> {
             );
             // Where Tor maps names to; nobody else has anything there.
             let network = p.automap.network;
-            let family = if network.is_v4() { "ip" } else { "ip6" };
+            let family = network.family();
             self.only(
                 &format!("{family} daddr {network}"),
                 &[],
@@ -137,7 +137,7 @@ impl Render<'_> {
                 p.origin(&p.automap.users)
             );
             let network = p.automap.network;
-            let family = if network.is_v4() { "ip" } else { "ip6" };
+            let family = network.family();
             c.rule(
                 &format!(
                     "{family} daddr {network} meta l4proto tcp meta skuid {}",

@@ -4,7 +4,7 @@ use super::{Expiry, HostSet, Render, from_nets, interfaces, list, port_ranges, r
 use crate::firewall::policy::{At, Zone};
 use crate::firewall::rule::{Action, Destination, Protocol, Rule};
 use crate::firewall::ruleset::Class;
-use crate::firewall::words::{HostName, Net, ZoneName};
+use crate::firewall::words::{HostName, Net, ZoneName, family};
 use std::collections::BTreeMap;
 
 /// A run of rules that say the same of different places: their order among each other does not matter.
@@ -43,7 +43,6 @@ impl Render<'_> {
     /// What users and cgroups of this host send.
     pub(super) fn zones_out(&mut self) {
         let policy = self.policy;
-        let mut dispatch = Vec::new();
         for (n, (name, zone)) in policy.zones.iter().enumerate() {
             let z = zone.get_ref();
             let chain = format!("zone_{}", name.0);
@@ -70,7 +69,9 @@ impl Render<'_> {
             } else {
                 continue;
             };
-            dispatch.push(format!("{who} goto {chain}"));
+            self.out
+                .chain("output")
+                .plain(format!("{who} goto {chain}"));
             self.orphans.push((Class::Zone(n), format!("goto {chain}")));
             if self.is_vpn() {
                 let tunnels = self.tunnels();
@@ -81,17 +82,6 @@ impl Render<'_> {
                 );
             }
             self.zone(&chain, n, name, zone, "refuse");
-        }
-        for d in dispatch {
-            self.out.chain("output").plain(d);
-        }
-    }
-
-    /// What becomes of a packet in a zone's rules, as one short verdict: there may be thousands.
-    fn outcome(action: Action, class: Class, refuse: &str) -> String {
-        match action {
-            Action::Accept => format!("goto {}", accepting(class)),
-            Action::Drop => format!("goto {refuse}"),
         }
     }
 
@@ -105,10 +95,6 @@ impl Render<'_> {
                 "accept",
                 &format!("let through: zone {}, begun under these rules", name.0),
             );
-        }
-        let accepts = self.out.chain(&accepting(class));
-        if accepts.is_empty() {
-            accepts.plain(class.accept());
         }
         let mut run = Places::new();
         let mut action = None;
@@ -149,7 +135,7 @@ impl Render<'_> {
             }
         }
         self.places(chain, action, &mut run, class, refuse);
-        let verdict = Self::outcome(z.default, class, refuse);
+        let verdict = self.outcome(z.default, class, refuse);
         let word = match z.default {
             Action::Accept => "let through",
             Action::Drop => "stopped",
@@ -192,7 +178,7 @@ impl Render<'_> {
             let Some((net, protocol, (port, _))) = plain(r.get_ref()) else {
                 continue;
             };
-            let verdict = Self::outcome(r.get_ref().action, class, refuse);
+            let verdict = self.outcome(r.get_ref().action, class, refuse);
             let why = crate::firewall::words::comment(&self.why(r, name));
             elements[usize::from(!net.is_v4())]
                 .entry((net, protocol, port))
@@ -223,7 +209,7 @@ impl Render<'_> {
         let Some(action) = action else {
             return;
         };
-        let verdict = Self::outcome(action, class, refuse);
+        let verdict = self.outcome(action, class, refuse);
         // Places that stand alone with their ports: those with the same place are put together by ports instead.
         let mut alone = Alone::new();
         for ((v4, protocol, ports), places) in std::mem::take(run) {
@@ -248,7 +234,7 @@ impl Render<'_> {
             ports.sort();
             let why = together(ports.iter().map(|p| p.1.as_str()));
             let ports = port_ranges(ports.iter().map(|p| p.0));
-            let family = if net.is_v4() { "ip" } else { "ip6" };
+            let family = net.family();
             let matches = format!("{family} daddr {net}{}", to_ports(protocol, &ports));
             self.out.chain(chain).rule(&matches, &verdict, &why);
         }
@@ -256,7 +242,7 @@ impl Render<'_> {
 
     /// One rule that stands for itself.
     fn rule(&mut self, chain: &str, r: &Rule, class: Class, refuse: &str, why: &str) {
-        let verdict = Self::outcome(r.action, class, refuse);
+        let verdict = self.outcome(r.action, class, refuse);
         let mut time = String::new();
         if let Some(at) = r.expire {
             time = format!("meta time < {at} ");
@@ -270,11 +256,8 @@ impl Render<'_> {
         }
         for place in self.place(chain, r, refuse, why) {
             for what in self.what(r, &place) {
-                let matches = [time.trim_end(), place.trim_end(), what.as_str()];
-                let matches: Vec<&str> = matches.into_iter().filter(|m| !m.is_empty()).collect();
-                self.out
-                    .chain(chain)
-                    .rule(&matches.join(" "), &verdict, why);
+                let matches = all([&time, &place, &what]);
+                self.out.chain(chain).rule(&matches, &verdict, why);
             }
         }
     }
@@ -284,7 +267,7 @@ impl Render<'_> {
         match &r.destination {
             None => vec![String::new()],
             Some(Destination::Net(n)) => {
-                let family = if n.is_v4() { "ip" } else { "ip6" };
+                let family = n.family();
                 vec![format!("{family} daddr {n} ")]
             }
             Some(Destination::Host(name)) => {
@@ -399,7 +382,7 @@ impl Render<'_> {
         for f in &policy.port_forward {
             let why = format!("let through: {} port_forward", policy.origin(f));
             let f = f.get_ref();
-            let family = if f.to.is_ipv4() { "ip" } else { "ip6" };
+            let family = family(f.to);
             self.out.chain("forward").rule(
                 &format!(
                     "iifname \"{}\" ct status dnat {family} daddr {} {} dport {}",
@@ -478,16 +461,9 @@ impl Render<'_> {
             let rule = &c.get_ref().rule;
             for place in self.place(chain, rule, "refuse_forward", &why) {
                 for what in self.what(rule, &place) {
-                    let matches = [to.as_str(), place.trim_end(), what.as_str()];
-                    let matches: Vec<&str> =
-                        matches.into_iter().filter(|m| !m.is_empty()).collect();
-                    let verdict = match rule.action {
-                        Action::Accept => Class::Between.accept(),
-                        Action::Drop => "goto refuse_forward".into(),
-                    };
-                    self.out
-                        .chain(chain)
-                        .rule(&matches.join(" "), &verdict, &why);
+                    let matches = all([&to, &place, &what]);
+                    let verdict = self.outcome(rule.action, Class::Between, "refuse_forward");
+                    self.out.chain(chain).rule(&matches, &verdict, &why);
                 }
             }
         }
@@ -507,24 +483,44 @@ impl Render<'_> {
     fn forwarded_answers(&mut self) {
         let policy = self.policy;
         const CHAIN: &str = "forwarded_answers";
-        for class in [Class::Between, Class::PortForward] {
-            self.out
-                .chain(CHAIN)
-                .rule(&class.matches(), "accept", "let through: answers");
-        }
-        let mut inner = Vec::new();
-        for zone in policy.zones.values() {
-            let z = zone.get_ref();
-            if let Some(away) = from_zone(z, "iifname", "saddr") {
-                inner.push(away);
+        // The way back alone, whatever way there is now: the other end's interface may be gone.
+        for c in &policy.connect {
+            let end = |name, interface, address| {
+                let zone: &At<Zone> = policy.zones.get(name)?;
+                from_zone(zone.get_ref(), interface, address)
+            };
+            let back = end(&c.get_ref().to, "iifname", "saddr").zip(end(
+                &c.get_ref().from,
+                "oifname",
+                "daddr",
+            ));
+            if let Some((from, to)) = back {
+                self.out.chain(CHAIN).rule(
+                    &format!("{from} {to} {}", Class::Between.matches()),
+                    "accept",
+                    &format!("let through: answers, {} connect", policy.origin(c)),
+                );
             }
         }
-        for away in inner {
+        for f in &policy.port_forward {
             self.out.chain(CHAIN).rule(
-                &away,
-                "goto refuse_forward",
-                "stopped: answers to what is not let in",
+                &format!(
+                    "oifname \"{}\" {}",
+                    f.get_ref().interface.0,
+                    Class::PortForward.matches()
+                ),
+                "accept",
+                &format!("let through: answers, {} port_forward", policy.origin(f)),
             );
+        }
+        for zone in policy.zones.values() {
+            if let Some(away) = from_zone(zone.get_ref(), "iifname", "saddr") {
+                self.out.chain(CHAIN).rule(
+                    &away,
+                    "goto refuse_forward",
+                    "stopped: answers to what is not let in",
+                );
+            }
         }
         let by = if self.is_vpn() {
             format!("iifname {} ", self.tunnels())
@@ -556,16 +552,18 @@ pub(super) fn from_zone(z: &Zone, interface: &str, address: &str) -> Option<Stri
         return Some(format!("{interface} \"{}\"", i.get_ref().0));
     }
     let source = z.source.as_ref()?.get_ref();
-    let family = if source.is_v4() { "ip" } else { "ip6" };
+    let family = source.family();
     Some(format!("{family} {address} {source}"))
 }
 
-/// The chain that lets a class through.
-fn accepting(class: Class) -> String {
-    match class {
-        Class::Zone(n) => format!("accept_zone_{n}"),
-        other => format!("accept_{other:?}").to_lowercase(),
-    }
+/// Matches that must all hold.
+fn all(matches: [&String; 3]) -> String {
+    let matches: Vec<&str> = matches
+        .into_iter()
+        .map(|m| m.trim_end())
+        .filter(|m| !m.is_empty())
+        .collect();
+    matches.join(" ")
 }
 
 /// How many rules from here on name a single address, a protocol and a single port; and whether they are worth a map:
